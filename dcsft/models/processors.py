@@ -1,0 +1,68 @@
+"""Load the processor of a model, also on machines without torchvision.
+
+transformers 5 ships video processors for torchvision alone, and every Qwen-like processor insists on having one.
+Where torchvision is missing we give it a stand-in that carries the video settings through load and save and refuses
+videos; pictures and text do not notice. Where torchvision is installed nothing is changed.
+"""
+
+from pathlib import Path
+
+from transformers import AutoProcessor, ProcessorMixin
+from transformers.models.auto import video_processing_auto
+from transformers.utils import is_torchvision_available
+from transformers.video_processing_utils import VideoProcessorMixin
+
+
+class SettingsOnlyVideoProcessor(VideoProcessorMixin):
+    """Holds a video processor's settings; cannot process a video."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def preprocess(self, *args: object, **kwargs: object) -> None:
+        raise ImportError("a video needs torchvision, which is not installed; install torchvision or use pictures")
+
+
+class _AutoVideoProcessor:
+    """Takes the place of transformers' AutoVideoProcessor."""
+
+    @classmethod
+    def from_pretrained(cls, path: str, **kwargs: object) -> SettingsOnlyVideoProcessor:
+        try:
+            settings, _ = VideoProcessorMixin.get_video_processor_dict(path, **kwargs)
+        except OSError:  # the folder has no video settings
+            settings = {}
+        kind = settings.pop("video_processor_type", None)
+        if kind is None:  # older folders keep one file for pictures and videos
+            kind = str(settings.get("image_processor_type", "")).removesuffix("Fast")
+            kind = kind.replace("ImageProcessor", "VideoProcessor") or None
+        for name in ("image_processor_type", "processor_class"):
+            settings.pop(name, None)
+        return SettingsOnlyVideoProcessor(**settings, **({"video_processor_type": kind} if kind else {}))
+
+
+def allow_missing_torchvision() -> None:
+    """Install the stand-in; does nothing where torchvision is there. Safe to call again."""
+    if is_torchvision_available() or video_processing_auto.AutoVideoProcessor is _AutoVideoProcessor:
+        return
+    import transformers.processing_utils
+
+    video_processing_auto.AutoVideoProcessor = _AutoVideoProcessor
+    # The lazy module does not export this name without torchvision, and the class check looks it up there.
+    transformers.processing_utils.transformers_module.VideoProcessorMixin = VideoProcessorMixin
+
+
+def load_processor(path: str | Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ProcessorMixin:
+    """The processor saved at `path` (or on the Hub), its picture size bounded to [min_pixels, max_pixels]."""
+    allow_missing_torchvision()
+    processor = AutoProcessor.from_pretrained(path)
+    size = dict(processor.image_processor.size)
+    if min_pixels is not None:
+        size["shortest_edge"] = min_pixels
+    if max_pixels is not None:
+        size["longest_edge"] = max_pixels
+    # Set on the object: as arguments of from_pretrained these are silently ignored by some checkpoints' settings.
+    processor.image_processor.size = size
+    return processor

@@ -1,0 +1,62 @@
+"""The contract of a task: examples, prompt, target, and the only judge."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from dcsft.records import Example, Message, Score
+from dcsft.rewards.reward import Reward
+
+
+class Task(ABC):
+    """A dataset with its prompt and its judge.
+
+    Labelling, reward and evaluation all call `score`, so they cannot disagree on what is right.
+    """
+
+    def __init__(self, reward: Reward, question: str) -> None:
+        self.reward = reward
+        self.question = question
+
+    @property
+    @abstractmethod
+    def ood(self) -> tuple[str, ...]:
+        """Names of the out-of-distribution splits, in the order of the tables."""
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Every split that is evaluated: "id", then the OOD sets."""
+        return ("id", *self.ood)
+
+    @abstractmethod
+    def examples(self, split: str) -> Sequence[Example]:
+        """The rows of "cold_start", "train", "id" or one of `ood`.
+
+        Raises:
+            ValueError: the split does not exist or its data cannot be found.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the data changes although the configuration does not; enters every stage's key."""
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows of each split that could not be used, with the reason in the name; empty when all could."""
+        return {}
+
+    @property
+    def classes(self) -> frozenset[str] | None:
+        """The closed set of training targets, casefolded; None where answers are open."""
+        return None
+
+    def prompt(self, example: Example) -> list[Message]:
+        """What the model sees: the pictures, then the question."""
+        return [Message("user", (*example.pictures, example.question or self.question))]
+
+    def target(self, example: Example) -> str:
+        """What SFT teaches."""
+        return example.target
+
+    def score(self, example: Example, text: str) -> Score:
+        """The judge."""
+        return self.reward(text, example.target)
