@@ -1,0 +1,164 @@
+"""The store: same inputs, same folder, computed once, by whoever comes first.
+
+A stage's result lives in `<root>/<stage>/<key>/`, where the key is a hash of everything that determines it. It is
+built in `<key>.partial/`, which an interrupted run leaves behind and the next one continues from, and is renamed to
+its place when whole. `DONE`, written last, lists every file with its size and SHA-256, so that damage is noticed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+DONE = "DONE"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What one stage computes from one recipe.
+
+    Args:
+        stage: its name.
+        version: raised by whoever changes what the same recipe means.
+        recipe: the plain values that determine the result.
+        parents: what it is computed from.
+    """
+
+    stage: str
+    version: int
+    recipe: Mapping[str, Any]
+    parents: Mapping[str, "Artefact"]
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """Everything that is hashed."""
+        return {
+            "stage": self.stage,
+            "version": self.version,
+            "recipe": self.recipe,
+            "parents": {name: parent.key for name, parent in self.parents.items()},
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """Twelve hexadecimal digits."""
+        text = json.dumps(self.inputs, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        return f"{self.stage}/{self.key}"
+
+
+class Store:
+    """Artefacts under one root folder, shared by every run that is given the same root."""
+
+    def __init__(self, root: Path, say: Callable[[str], None]) -> None:
+        """`say` is told, in a line, of waiting and of damage."""
+        self.root = root
+        self._say = say
+        self._verified: set[Path] = set()
+
+    def folder(self, artefact: Artefact) -> Path:
+        """Where the artefact is, or will be."""
+        return self.root / artefact.stage / artefact.key
+
+    def find(self, artefact: Artefact) -> Path | None:
+        """The artefact's folder if it is whole; a damaged one is set aside and said."""
+        folder = self.folder(artefact)
+        if folder in self._verified:
+            return folder
+        if not folder.exists():
+            return None
+        fault = self._fault(folder)
+        if fault is None:
+            self._verified.add(folder)
+            return folder
+        aside = folder.with_name(f"{folder.name}.damaged-{os.getpid()}")
+        folder.rename(aside)
+        self._say(f"{artefact}: {fault}; set aside as {aside.name} and computed again")
+        return None
+
+    @staticmethod
+    def _fault(folder: Path) -> str | None:
+        """What is wrong with a finished folder, or None."""
+        try:
+            listed = json.loads((folder / DONE).read_text())
+        except (OSError, ValueError):
+            return f"{DONE} is missing or unreadable"
+        for name, (size, digest) in listed.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size or _digest(path) != digest:
+                return f"{name} is damaged"
+        return None
+
+    def get(self, artefact: Artefact, build: Callable[[Path], None]) -> tuple[Path, bool]:
+        """The artefact's folder and whether it was there already; if not, `build(partial)` fills it first.
+
+        Processes that need the same artefact wait for the one that builds it. Its lock dies with it, so a killed
+        builder is never waited for: the next process goes on from its partial folder.
+        """
+        folder = self.folder(artefact)
+        found = self.find(artefact)
+        if found is not None:
+            return found, True
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock(artefact):
+            found = self.find(artefact)  # somebody may have built it while we waited
+            if found is not None:
+                return found, True
+            partial = folder.with_name(folder.name + ".partial")
+            partial.mkdir(exist_ok=True)
+            write_json(partial / "recipe.json", artefact.inputs)
+            build(partial)
+            self._publish(partial, folder)
+        self._verified.add(folder)
+        return folder, False
+
+    def _publish(self, partial: Path, folder: Path) -> None:
+        files = sorted(path for path in partial.rglob("*") if path.is_file() and path.name != DONE)
+        listed = {str(path.relative_to(partial)): (path.stat().st_size, _digest(path)) for path in files}
+        write_json(partial / DONE, listed)
+        try:
+            partial.rename(folder)
+        except OSError:
+            # Locks do not hold on every network file system: if another process was first, its result is as good.
+            if self._fault(folder) is not None:
+                raise
+            self._say(f"{folder.parent.name}/{folder.name}: another process was first; its result is used")
+            shutil.rmtree(partial)
+
+    def _lock(self, artefact: Artefact) -> FileLock:
+        """The artefact's lock, acquired; says for whom it waits."""
+        path = self.folder(artefact).with_suffix(".lock")
+        lock = FileLock(path)
+        owner = path.with_suffix(".owner")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = owner.read_text() if owner.exists() else "another process"
+            self._say(f"{artefact}: waiting for {who}, which is computing it")
+            lock.acquire()
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        return lock

@@ -1,0 +1,298 @@
+"""The typed schema of the configuration, and the checks that Hydra cannot make.
+
+`task`, `reward` and `paradigm` hold constructor arguments of the class that `_target_` names: that class's signature
+is their schema. Everything else is a dataclass here.
+"""
+
+import difflib
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_class
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+STAGES = ("foundation", "cold_start", "label", "train", "evaluate", "report")
+
+
+@dataclass
+class FoundationPhase:
+    steps: int = MISSING
+    batch_size: int = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    warmup_steps: int = MISSING
+
+
+@dataclass
+class FoundationMix:
+    num_pictures: int = MISSING
+    digits: float = MISSING
+    styles: list[float] = MISSING
+    alias_levels: list[float] = MISSING
+    alias_shares: list[float] = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Foundation:
+    seed: int = MISSING
+    vocab_size: int = MISSING
+    hidden_size: int = MISSING
+    num_layers: int = MISSING
+    num_heads: int = MISSING
+    vision_hidden_size: int = MISSING
+    vision_depth: int = MISSING
+    mix: FoundationMix = field(default_factory=FoundationMix)
+    vision: FoundationPhase = field(default_factory=FoundationPhase)
+    language: FoundationPhase = field(default_factory=FoundationPhase)
+
+
+@dataclass
+class Model:
+    name: str = MISSING
+    path: str | None = None
+    dtype: str = MISSING
+    min_pixels: int = MISSING
+    max_pixels: int = MISSING
+    from_scratch: bool = False
+    foundation: Foundation | None = None
+
+
+@dataclass
+class Seeds:
+    data: int = MISSING
+    cold_start: int = MISSING
+    label: int = MISSING
+    train: int = MISSING
+
+
+@dataclass
+class Optimization:
+    steps: int | None = MISSING
+    epochs: float | None = MISSING
+    batch_size: int = MISSING
+    lr: float = MISSING
+    betas: list[float] = MISSING
+    weight_decay: float = MISSING
+    warmup_ratio: float = MISSING
+    max_grad_norm: float = MISSING
+
+
+@dataclass
+class ColdStart(Optimization):
+    parts: list[str] = MISSING
+
+
+@dataclass
+class Train(Optimization):
+    class_metrics_every: int = MISSING
+    eval_every: int | None = MISSING
+
+
+@dataclass
+class Sampling:
+    temperature: float = MISSING
+    top_p: float = MISSING
+    top_k: int = MISSING
+    max_new_tokens: int = MISSING
+
+
+@dataclass
+class LabelStage:
+    num_samples: int = MISSING
+    temperature: float = MISSING
+    top_p: float = MISSING
+    top_k: int = MISSING
+
+
+@dataclass
+class Subset:
+    name: str = MISSING
+    size: Any = None
+    min_pass_rate: float | None = None
+    max_pass_rate: float | None = None
+
+
+@dataclass
+class Tuning:
+    name: str = MISSING
+    r: int | None = None
+    alpha: int | None = None
+    dropout: float | None = None
+    parts: list[str] = MISSING
+
+
+@dataclass
+class Engine:
+    name: str = MISSING
+    decoding: str = "tree"
+
+
+@dataclass
+class Trainer:
+    name: str = MISSING
+    device: str = MISSING
+    threads: int | None = None
+    micro_batch_size: int = MISSING
+    generation_batch_size: int = MISSING
+    checkpoint_every: int = MISSING
+    feature_cache_gb: float = MISSING
+
+
+@dataclass
+class Logger:
+    name: str = MISSING
+    project: str | None = None
+    entity: str | None = None
+    group: str | None = None
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    stage: str = MISSING
+    seed: int = MISSING
+    seeds: Seeds = field(default_factory=Seeds)
+    hard_ratio: Any = MISSING
+    outputs: str = MISSING
+    sweep: str | None = None
+    model: Model = field(default_factory=Model)
+    task: Any = MISSING
+    reward: Any = MISSING
+    subset: Subset = field(default_factory=Subset)
+    paradigm: Any = MISSING
+    tuning: Tuning = field(default_factory=Tuning)
+    engine: Engine = field(default_factory=Engine)
+    trainer: Trainer = field(default_factory=Trainer)
+    logger: Logger = field(default_factory=Logger)
+    max_new_tokens: int = MISSING
+    cold_start: ColdStart = field(default_factory=ColdStart)
+    label: LabelStage = field(default_factory=LabelStage)
+    train: Train = field(default_factory=Train)
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name "schema"."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def nearest(name: str, options: list[str]) -> str:
+    """'did you mean X?' if something is close, else the options."""
+    close = difflib.get_close_matches(name, options, 1)
+    return f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(sorted(options))}"
+
+
+def leaf_names(cfg: DictConfig) -> list[str]:
+    """Dotted names of all keys, inner ones included."""
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, dict):
+            return []
+        return [found for key, value in node.items() for found in (prefix + key, *walk(value, f"{prefix}{key}."))]
+
+    return walk(OmegaConf.to_container(cfg, resolve=False), "")
+
+
+def _target_problems(cfg: DictConfig, group: str) -> list[str]:
+    """Keys of a `_target_` group that its class does not take, or lacks; or that its code is not there."""
+    node = cfg[group]
+    target = node["_target_"]
+    try:
+        signature = inspect.signature(get_class(target))
+    except Exception as error:  # Hydra wraps the import error; what is missing is all a user needs
+        if "No module named 'dcsft." in str(error) or isinstance(error.__cause__, ModuleNotFoundError):
+            return [f"{group} must be one whose code is installed, got {target}, which is not there yet"]
+        return [f"{group}._target_ must be an importable class, got {target!r} ({error})"]
+    accepted = {name for name in signature.parameters if name != "reward"}
+    required = {
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.default is inspect.Parameter.empty and name != "reward"
+    }
+    given = {key for key in node if key not in ("_target_", "name")}
+    problems = [f"{group}.{key} is not a key of {target}; {nearest(key, list(accepted))}" for key in given - accepted]
+    return problems + [f"{group}.{key} must be given, got nothing; set {group}.{key}=VALUE" for key in required - given]
+
+
+def check(cfg: DictConfig) -> None:
+    """Everything that can be found wrong before anything is loaded, all at once.
+
+    Raises:
+        ValueError: one line a problem.
+    """
+    problems: list[str] = []
+
+    def require(holds: bool, problem: str) -> None:
+        if not holds:
+            problems.append(problem)
+
+    require(cfg.stage in STAGES, f"stage must be one of {', '.join(STAGES)}, got {cfg.stage!r}")
+    ratio = cfg.hard_ratio
+    number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
+    require(
+        ratio == "natural" or (number and 0 <= ratio <= 1),
+        f"hard_ratio must be 'natural' or a share in [0, 1], got {ratio!r}; it is the share of hard training examples",
+    )
+    if ratio != "natural" and cfg.subset.name in ("hard", "none", "pass_rate"):
+        problems.append(
+            f"hard_ratio must be natural with subset={cfg.subset.name}, got {ratio!r}; a share of hard examples needs "
+            "easy or medium ones to mix with: use subset=all, easy, medium or em"
+        )
+    size = cfg.subset.size
+    require(
+        size is None or size == "equal" or (isinstance(size, int) and not isinstance(size, bool) and size > 0),
+        f"subset.size must be null, 'equal' or a positive number of examples, got {size!r}",
+    )
+    for bound in ("min_pass_rate", "max_pass_rate"):
+        value = cfg.subset[bound]
+        require(value is None or 0 <= value <= 1, f"subset.{bound} must be in [0, 1], got {value}")
+    for stage in ("cold_start", "train"):
+        part = cfg[stage]
+        budgets = [part.steps is not None, part.epochs is not None]
+        require(
+            sum(budgets) == 1,
+            f"{stage} must have a budget in steps or in epochs, got steps={part.steps} epochs={part.epochs}; "
+            f"set one and the other to null",
+        )
+        for name in ("steps", "epochs", "batch_size", "lr", "max_grad_norm"):
+            require(part[name] is None or part[name] > 0, f"{stage}.{name} must be positive, got {part[name]}")
+        require(0 <= part.warmup_ratio < 1, f"{stage}.warmup_ratio must be in [0, 1), got {part.warmup_ratio}")
+    require(cfg.train.class_metrics_every >= 0, "train.class_metrics_every must be 0 (never) or a number of steps")
+    for name, node in (("cold_start", cfg.cold_start), ("tuning", cfg.tuning)):
+        unknown = set(node.parts) - {"llm", "vision", "merger"}
+        require(not unknown and bool(node.parts), f"{name}.parts must be some of llm, vision, merger, got {node.parts}")
+    label = cfg.label
+    require(label.num_samples >= 1, f"label.num_samples must be at least 1, got {label.num_samples}")
+    require(label.temperature > 0, f"label.temperature must be positive, got {label.temperature}; greedy has no spread")
+    require(0 < label.top_p <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
+    require(label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
+    require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
+    require(cfg.engine.name == "shared_prefix", f"engine={cfg.engine.name} is not there yet; use engine=shared_prefix")
+    require(
+        cfg.engine.decoding in ("tree", "expand"),
+        f"engine.decoding must be tree or expand, got {cfg.engine.decoding!r}",
+    )
+    require(
+        cfg.trainer.name in ("cpu", "gpu"), f"trainer={cfg.trainer.name} is not there yet; use trainer=cpu or trainer=gpu"
+    )
+    for name in ("micro_batch_size", "generation_batch_size", "checkpoint_every"):
+        require(cfg.trainer[name] >= 1, f"trainer.{name} must be at least 1, got {cfg.trainer[name]}")
+    require(
+        cfg.tuning.name == "full" or min(cfg.tuning.r or 0, cfg.tuning.alpha or 0) > 0,
+        f"tuning.r and tuning.alpha must be positive, got {cfg.tuning.r} and {cfg.tuning.alpha}",
+    )
+    require(
+        cfg.model.foundation is not None or not cfg.model.from_scratch,
+        f"model.from_scratch must be false with model={cfg.model.name}; only model=tiny has a foundation recipe",
+    )
+    require(
+        cfg.stage != "foundation" or cfg.model.foundation is not None,
+        f"stage=foundation must have model=tiny, got model={cfg.model.name}; a downloaded model needs no foundation",
+    )
+    for group in ("reward", "task", "paradigm"):
+        problems += _target_problems(cfg, group)
+    if problems:
+        raise ValueError("\n".join(problems))

@@ -1,0 +1,1 @@
+"""Tensors to completions: the engines, and completions to scored rollouts."""

@@ -1,0 +1,154 @@
+"""Sample G answers per prompt while prompt and picture are encoded once.
+
+`tree`: the G samples of a prompt are G query tokens of one row. A mask lets sample g see the prompt and its own
+earlier tokens, so the prompt's keys and values are stored and read once. `expand`: the cache is copied G times, one
+row a sample; the general way, right for layers that are not full attention, which ignore such a mask.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from dcsft.generation.draw import draw_tokens, uniforms
+from dcsft.generation.engine import Engine, Request, Sampling
+from dcsft.models.render import FeatureSource, Prompts, render_prompts
+from dcsft.models.vlm import VLM
+from dcsft.records import Completion
+
+# B prompts, P prompt tokens, G samples a prompt, D hidden size
+
+log = logging.getLogger(__name__)
+
+
+class _Tree:
+    """G parallel continuations of each row, in one cache row a prompt."""
+
+    def __init__(self, vlm: VLM, prompts: Prompts, cache: DynamicCache, n: int) -> None:
+        rows = len(prompts.input_ids)
+        self.vlm, self.cache, self.next, self.n = vlm, cache, prompts.next_position, n
+        self.mask = prompts.attention_mask.bool()[:, None, None, :].expand(rows, 1, n, -1)
+        self.own = torch.eye(n, dtype=torch.bool, device=vlm.device).expand(rows, 1, n, n)
+
+    def step(self, tokens: Int[Tensor, "B G"], t: int) -> Float[Tensor, "B G D"]:
+        self.mask = torch.cat([self.mask, self.own], -1)
+        positions = (self.next + t).expand(-1, self.n)
+        return self.vlm.hidden_states(
+            input_ids=tokens,
+            attention_mask=self.mask,
+            position_ids=positions.expand(3, -1, -1) if self.vlm.uses_mrope else positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+
+
+class _Expand:
+    """One cache row a sample."""
+
+    def __init__(self, vlm: VLM, prompts: Prompts, cache: DynamicCache, n: int) -> None:
+        rows = torch.arange(len(prompts.input_ids), device=vlm.device).repeat_interleave(n)
+        cache.reorder_cache(rows)  # expands every kind of layer, linear attention too
+        self.vlm, self.cache, self.n = vlm, cache, n
+        self.next, self.mask = prompts.next_position[rows], prompts.attention_mask[rows]
+
+    def step(self, tokens: Int[Tensor, "B G"], t: int) -> Float[Tensor, "B G D"]:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
+        positions = self.next + t
+        hidden = self.vlm.hidden_states(
+            input_ids=tokens.reshape(-1, 1),
+            attention_mask=self.mask,
+            position_ids=positions.expand(3, -1, -1) if self.vlm.uses_mrope else positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return hidden.view(*tokens.shape, -1)
+
+
+class SharedPrefix(Engine):
+    """The local engine.
+
+    Args:
+        vlm: the policy; it is put into eval mode while it generates.
+        batch_size: prompts decoded together; bounds the memory.
+        decoding: "tree" or "expand"; a model that has layers other than full attention always expands.
+        features: picks up picture features computed earlier, where the vision tower is frozen.
+    """
+
+    def __init__(
+        self,
+        vlm: VLM,
+        batch_size: int,
+        decoding: Literal["tree", "expand"] = "tree",
+        features: FeatureSource | None = None,
+    ) -> None:
+        if decoding == "tree" and not vlm.full_attention:
+            log.info("this model has layers that are not full attention: the cache is expanded, one copy a sample")
+            decoding = "expand"
+        self.vlm, self.batch_size, self.decoding, self.features = vlm, batch_size, decoding, features
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request], n: int, sampling: Sampling) -> list[list[Completion]]:
+        # Prompts of similar length stand together, so that little is padding; text length orders them well enough.
+        order = sorted(range(len(requests)), key=lambda i: (_size(requests[i]), i))
+        answers: dict[int, list[Completion]] = {}
+        training = self.vlm.model.training
+        self.vlm.model.eval()  # a LoRA model left in training mode would sample with dropout
+        try:
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                answers.update(zip(rows, self._batch([requests[i] for i in rows], n, sampling), strict=True))
+        finally:
+            self.vlm.model.train(training)
+        return [answers[i] for i in range(len(requests))]
+
+    def _batch(self, requests: Sequence[Request], n: int, sampling: Sampling) -> list[list[Completion]]:
+        vlm = self.vlm
+        prompts = render_prompts(vlm, [request.messages for request in requests], self.features)
+        cache = DynamicCache(config=vlm.model.config.get_text_config())
+        hidden = vlm.hidden_states(
+            input_ids=prompts.input_ids,
+            attention_mask=prompts.attention_mask,
+            position_ids=prompts.position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            **prompts.vision,
+        )
+        logits = vlm.logits(hidden[:, -1:]).expand(-1, n, -1)
+        branches = (_Tree if self.decoding == "tree" else _Expand)(vlm, prompts, cache, n)
+        chance = uniforms([request.id for request in requests], n, sampling)
+        end = torch.tensor(vlm.eos_ids, device=vlm.device)
+        alive = torch.ones(len(requests), n, dtype=torch.bool, device=vlm.device)
+        tokens, logps = [], []
+        for t in range(sampling.max_new_tokens):
+            logits = logits.clone()
+            logits[..., vlm.picture_ids] = float("-inf")  # a placeholder in an answer would break the next forward
+            token, logp = draw_tokens(logits, chance[:, :, t], sampling)
+            tokens.append(torch.where(alive, token, -1))
+            logps.append(torch.where(alive, logp, 0.0))
+            alive = alive & ~torch.isin(token, end)
+            if t + 1 == sampling.max_new_tokens or not bool(alive.any()):
+                break
+            logits = vlm.logits(branches.step(torch.where(alive, token, vlm.pad_id), t))
+        return self._completions(torch.stack(tokens, -1), torch.stack(logps, -1).sum(-1), alive)
+
+    def _completions(
+        self, tokens: Int[Tensor, "B G T"], logps: Float[Tensor, "B G"], cut: Tensor
+    ) -> list[list[Completion]]:
+        rows = [[tuple(token for token in sample if token >= 0) for sample in row] for row in tokens.tolist()]
+        flat = [sample for row in rows for sample in row]
+        texts = iter(self.vlm.processor.tokenizer.batch_decode(flat, skip_special_tokens=True))
+        return [
+            [
+                Completion(ids, next(texts), logp, not unfinished)
+                for ids, logp, unfinished in zip(row, row_logps, row_cut, strict=True)
+            ]
+            for row, row_logps, row_cut in zip(rows, logps.tolist(), cut.tolist(), strict=True)
+        ]
+
+
+def _size(request: Request) -> int:
+    return sum(len(part) for message in request.messages for part in message.content if isinstance(part, str))

@@ -1,0 +1,1 @@
+"""Pure functions of tensors; every formula with its paper and equation."""
