@@ -5,14 +5,21 @@ is their schema. Everything else is a dataclass here.
 """
 
 import difflib
+import errno
+import importlib
 import inspect
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_class
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+CONF = Path(__file__).parent.parent / "conf"
 STAGES = ("foundation", "cold_start", "label", "train", "evaluate", "report")
 
 
@@ -196,16 +203,30 @@ def leaf_names(cfg: DictConfig) -> list[str]:
     return walk(OmegaConf.to_container(cfg, resolve=False), "")
 
 
+def import_target(path: str) -> type:
+    """The class that a `_target_` names.
+
+    Raises:
+        ImportError, AttributeError: it is not there.
+    """
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def build(node: dict[str, Any], **more: Any) -> Any:
+    """An object of the class that `node["_target_"]` names, from the node's other values and `more`."""
+    arguments = {key: value for key, value in node.items() if key not in ("_target_", "name")}
+    return import_target(node["_target_"])(**arguments, **more)
+
+
 def _target_problems(cfg: DictConfig, group: str) -> list[str]:
     """Keys of a `_target_` group that its class does not take, or lacks; or that its code is not there."""
     node = cfg[group]
     target = node["_target_"]
     try:
-        signature = inspect.signature(get_class(target))
-    except Exception as error:  # Hydra wraps the import error; what is missing is all a user needs
-        if "No module named 'dcsft." in str(error) or isinstance(error.__cause__, ModuleNotFoundError):
-            return [f"{group} must be one whose code is installed, got {target}, which is not there yet"]
-        return [f"{group}._target_ must be an importable class, got {target!r} ({error})"]
+        signature = inspect.signature(import_target(target))
+    except (ImportError, AttributeError) as error:
+        return [f"{group} must be one whose code is installed, got {target}, which is not there yet ({error})"]
     accepted = {name for name in signature.parameters if name != "reward"}
     required = {
         name
@@ -296,3 +317,29 @@ def check(cfg: DictConfig) -> None:
         problems += _target_problems(cfg, group)
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def explain(error: Exception, arguments: list[str]) -> str | None:
+    """What a user is told of an error: one line a problem; None for a fault of ours, which deserves its traceback."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        cause = [line.strip() for line in str(error.__cause__ or "").splitlines() if line.strip()]
+        said = " ".join(dict.fromkeys(lines + cause))
+        return "\n".join([said, *_unknown_keys(arguments)])
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk must have room for the results, got none left ({error.filename}); free some and run again"
+    if isinstance(error, ValueError):
+        return str(error)
+    return None
+
+
+def _unknown_keys(arguments: list[str]) -> list[str]:
+    """For each override whose key does not exist: the nearest that does."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        names = leaf_names(compose("config"))
+    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+    options = names + groups
+    keys = [argument.partition("=")[0].lstrip("+~") for argument in arguments if "=" in argument]
+    unknown = [key for key in keys if key not in options and not key.startswith(("-", "hydra", "/"))]
+    return [f"{key}: {nearest(key, options)}" for key in unknown if difflib.get_close_matches(key, options, 1)]

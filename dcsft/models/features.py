@@ -86,6 +86,7 @@ class FeatureCache:
         )
         device = self.vlm.device
         grids = pixels["image_grid_thw"]
+        self.vlm.count_pictures(grids, backward=False)
         features = encode_pictures(self.vlm.visual, pixels["pixel_values"].to(device), grids.to(device))
         return [(feature.to("cpu", self._dtype), grid) for feature, grid in zip(features, grids, strict=True)]
 

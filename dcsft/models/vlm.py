@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
+from dcsft.models.flops import Meter
 from dcsft.models.processors import load_processor
 
 PARTS = ("llm", "vision", "merger")
@@ -41,6 +42,7 @@ class VLM:
         self.model = model
         self.processor = processor
         self.peft: PeftModel | None = None
+        self.meter = Meter()
 
     @classmethod
     def load(
@@ -112,16 +114,33 @@ class VLM:
         return sorted({settings[name] for name in named if settings.get(name) is not None})
 
     @property
+    def language_model(self) -> nn.Module:
+        return self.model.model.language_model
+
+    @property
     def visual(self) -> nn.Module:
         return self.model.model.visual
 
     def hidden_states(self, **inputs: object) -> Float[Tensor, "B S D"]:
         """Last hidden states; the output head is applied where it is needed and nowhere else."""
+        backward = torch.is_grad_enabled() and self.model.training
+        num_tokens = inputs["input_ids"].numel()
+        self.meter.tokens += num_tokens
+        self.meter.add(self.language_model, num_tokens, backward)
+        if inputs.get("pixel_values") is not None:
+            self.count_pictures(inputs["image_grid_thw"], backward and not self.vision_frozen)
         return self.model.model(**inputs).last_hidden_state
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Output head, in float32."""
+        self.meter.add(self.model.lm_head, hidden.shape[:-1].numel(), torch.is_grad_enabled() and self.model.training)
         return self.model.lm_head(hidden).float()
+
+    def count_pictures(self, grids: Int[Tensor, "N 3"], backward: bool) -> None:
+        """Tell the meter of pictures that go through the vision tower."""
+        num_patches = int(grids.prod(-1).sum())
+        self.meter.patches += num_patches
+        self.meter.add(self.visual, num_patches, backward)
 
     # --- tuning -------------------------------------------------------------------------------------------------
 

@@ -133,8 +133,14 @@ class Icons(Task):
     def classes(self) -> frozenset[str]:
         return frozenset(icon.name for icon in self.id_classes)
 
-    def fingerprint(self) -> str:
-        return f"icons-{RENDERER_VERSION}"
+    def identity(self, split: str) -> dict[str, object]:
+        shared = {"renderer": RENDERER_VERSION, "split": split, "size": self.sizes[split]}
+        if split in ("train", "cold_start"):
+            shared |= {"seed": self.seed, "label_noise": self.label_noise}
+        else:
+            shared |= {"seed": self.test_seed}
+        words = [icon.name for icon in self.ood_classes.get(split, self.id_classes)]
+        return shared | {"style": str(self.photo_style), "classes": words, "id_classes": sorted(self.classes)}
 
     def examples(self, split: str) -> Sequence[Example]:
         if split not in self.sizes:

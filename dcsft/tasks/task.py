@@ -36,8 +36,12 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def fingerprint(self) -> str:
-        """Changes when the data changes although the configuration does not; enters every stage's key."""
+    def identity(self, split: str) -> dict[str, object]:
+        """Plain values that determine every row and pixel of a split, and nothing else.
+
+        They enter the key of each stage that reads the split, so that a change of the test sets leaves the training
+        where it is.
+        """
 
     @property
     def dropped(self) -> dict[str, int]:

@@ -1,0 +1,178 @@
+"""The LightningModule: wraps the model, asks its paradigm for the loss, and owns optimizer, schedule and checkpoints."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from dcsft.models.render import FeatureSource
+from dcsft.models.vlm import VLM
+from dcsft.paradigms.paradigm import Item, Paradigm
+from dcsft.records import DIFFICULTIES, Difficulty
+from dcsft.seeding import seed_of
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """AdamW with linear warm-up, then a cosine to zero.
+
+    Args:
+        steps: optimizer steps in all.
+        lr: at the peak.
+        betas, weight_decay: of AdamW.
+        warmup_ratio: share of `steps`.
+        max_grad_norm: gradients are clipped to this norm.
+    """
+
+    steps: int
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    warmup_ratio: float
+    max_grad_norm: float
+
+    def factor(self, step: int) -> float:
+        """The learning rate of `step` (from 0) as a share of `lr`."""
+        warmup = max(1, int(self.warmup_ratio * self.steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
+
+
+def _grad_norm(parameters: Sequence[nn.Parameter], before: Sequence[Tensor | None]) -> Tensor:
+    """Norm of what the gradients gained since they were `before`."""
+    gained = [
+        parameter.grad if old is None else parameter.grad - old
+        for parameter, old in zip(parameters, before, strict=True)
+        if parameter.grad is not None
+    ]
+    return nn.utils.get_total_norm(gained)
+
+
+class PostTraining(L.LightningModule):
+    """One model, one paradigm. A Lightning batch is the effective batch; it is cut into micro-batches here.
+
+    Manual optimisation, because the loss is a mean over the tokens of the effective batch, whatever the micro-batch,
+    and because gradients are measured per difficulty class. All randomness of a step comes from (seed, step): a
+    resumed run draws the same dropout masks.
+
+    Args:
+        vlm: the policy, already tuned (LoRA or full).
+        paradigm: gives the loss.
+        schedule: of the optimizer.
+        micro_batch_size: rows a forward pass.
+        seed: of dropout.
+        class_metrics_every: steps between gradient norms per difficulty class; 0 for never.
+        features: picture features computed earlier.
+        on_step: is told each step's number (from 1) and metrics.
+    """
+
+    strict_loading = False  # checkpoints hold the trained weights only
+
+    def __init__(
+        self,
+        vlm: VLM,
+        paradigm: Paradigm,
+        schedule: Schedule,
+        micro_batch_size: int,
+        seed: int,
+        class_metrics_every: int,
+        features: FeatureSource | None,
+        on_step: Callable[[int, dict[str, float]], None],
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = vlm.model
+        self.vlm, self.paradigm, self.schedule = vlm, paradigm, schedule
+        self.micro_batch_size, self.seed = micro_batch_size, seed
+        self.class_metrics_every = class_metrics_every
+        self.features, self.on_step = features, on_step
+        self.tokens_trained = 0
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.AdamW(
+            self._trainable(), self.schedule.lr, betas=self.schedule.betas, weight_decay=self.schedule.weight_decay
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule.factor),
+        }
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def on_fit_start(self) -> None:
+        self.model.train()  # Lightning keeps the eval mode in which transformers loads a model
+
+    def transfer_batch_to_device(self, batch: list[Item], device: torch.device, dataloader_index: int) -> list[Item]:
+        return batch  # text and pictures: tensors are made, on the device, when a micro-batch is rendered
+
+    def training_step(self, batch: list[Item], batch_index: int) -> None:
+        step = self.global_step
+        torch.manual_seed(seed_of("step", self.seed, step))
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        parameters = self._trainable()
+        metrics: dict[str, float] = {}
+        measure = self.class_metrics_every and step % self.class_metrics_every == 0
+        classes = _by_difficulty(batch)
+        groups = classes if measure and classes else [(None, batch)]
+        loss, row_losses = torch.zeros(()), {}
+        for difficulty, group in groups:
+            before = [None if p.grad is None else p.grad.clone() for p in parameters] if difficulty else None
+            for items in _micro_batches(group, self.micro_batch_size):
+                term = self.paradigm.loss(self.vlm, items, batch, self.features)
+                self.manual_backward(term.loss)
+                loss = loss + term.loss.detach().cpu()
+                row_losses |= dict(zip(map(id, items), term.row_losses.tolist(), strict=True))
+            if before is not None:
+                # The gradient of the class's own mean loss, comparable between classes and with a run on it alone.
+                share = _num_tokens(group) / _num_tokens(batch)
+                metrics[f"grad_norm/{difficulty}"] = float(_grad_norm(parameters, before)) / share
+        metrics["loss"] = float(loss)
+        metrics["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, self.schedule.max_grad_norm))
+        metrics["lr"] = scheduler.get_last_lr()[0]
+        for difficulty, group in classes:
+            metrics[f"loss/{difficulty}"] = sum(row_losses[id(item)] for item in group) / _num_tokens(group)
+        self._refuse_non_finite(metrics, batch)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        self.tokens_trained += _num_tokens(batch)
+        self.on_step(step + 1, metrics)
+
+    def _refuse_non_finite(self, metrics: dict[str, float], batch: Sequence[Item]) -> None:
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
+            raise ValueError(
+                f"loss and gradient must be finite, got loss={metrics['loss']} grad_norm={metrics['grad_norm']} at "
+                f"step {self.global_step + 1} on {', '.join(item.id for item in batch[:8])}; "
+                "try a smaller train.lr or look at these examples"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in trained}
+        checkpoint["tokens_trained"] = self.tokens_trained
+
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        self.tokens_trained = checkpoint["tokens_trained"]
+
+
+def _num_tokens(items: Sequence[Item]) -> int:
+    return sum(len(item.answer_ids) for item in items)
+
+
+def _by_difficulty(batch: Sequence[Item]) -> list[tuple[Difficulty, list[Item]]]:
+    """The batch's difficulty classes that are not empty; nothing where there are no labels."""
+    groups = [(kind, [item for item in batch if item.difficulty == kind]) for kind in DIFFICULTIES]
+    return [(kind, items) for kind, items in groups if items]
+
+
+def _micro_batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    """Rows of similar answer length together, so that little is padding."""
+    ordered = sorted(items, key=lambda item: len(item.answer_ids))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]

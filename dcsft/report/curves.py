@@ -1,0 +1,135 @@
+"""Figures over training steps: loss and gradient norm per difficulty, and accuracy on the way."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dcsft.records import DIFFICULTIES
+from dcsft.report.canvas import CYCLE, DIFFICULTY_COLOURS, MARKERS, Figure, Panel, drawing
+from dcsft.report.cells import Cell, by_arm, split_title
+from dcsft.report.statistics import mean_t_interval, wilson
+
+_QUANTITIES = {"loss": "loss", "grad_norm": "gradient norm"}
+
+
+def _metrics(path: Path) -> pd.DataFrame:
+    """metrics.jsonl, indexed by step."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return pd.DataFrame(lines, columns=["step"] if not lines else None).set_index("step")
+
+
+def _curves(group: Sequence[Cell]) -> dict[tuple[str, str], pd.Series]:
+    """(quantity, difficulty) -> its mean over the seeds of an arm, by step, where it was logged."""
+    frames = [_metrics(cell.metrics) for cell in group if cell.metrics is not None]
+    if not frames:
+        return {}
+    merged = pd.concat(frames)
+    merged = merged[[c for c in merged.columns if "/" in c]].astype(float).groupby(level="step").mean()
+    found = {}
+    for quantity in _QUANTITIES:
+        for name in DIFFICULTIES:
+            column = f"{quantity}/{name}"
+            if column in merged.columns and merged[column].notna().any():
+                found[quantity, name] = merged[column].dropna()
+    return found
+
+
+def training_curves(cells: Sequence[Cell]) -> Figure | None:
+    """Loss and gradient norm of easy, medium and hard examples against the step (the paper's Figures 6 and S1).
+
+    Two rows: the arms that hold one difficulty only, and the first of the arms that hold most difficulties together.
+    """
+    alone: dict[tuple[str, str], pd.Series] = {}
+    mixed: tuple[str, dict[tuple[str, str], pd.Series]] = ("", {})
+    for arm, group in by_arm(cells).items():
+        curves = _curves(group)
+        names = {name for _, name in curves}
+        if len(names) == 1:
+            alone = curves | alone
+        elif len(names) > len({name for _, name in mixed[1]}):
+            mixed = arm, curves
+    panels = []
+    for key, title, curves in (("alone", "Each trained on alone", alone), ("mixed", mixed[0], mixed[1])):
+        for quantity, label in _QUANTITIES.items():
+            if any(found == quantity for found, _ in curves):
+                panels.append(_training_panel(f"{quantity}_{key}", title, label, quantity, curves))
+    if not panels:
+        return None
+    caption = (
+        "Smoothed over a tenth of the run; raw values faint, means over seeds. Gradient norms are on a logarithmic "
+        "scale. A falling loss on training examples does not show that the model generalises."
+    )
+    return Figure("training", "Loss and gradient norm per difficulty", caption, tuple(panels))
+
+
+def _training_panel(
+    name: str, title: str, label: str, quantity: str, curves: dict[tuple[str, str], pd.Series]
+) -> Panel:
+    words = []
+    with drawing(name, 2.3) as draw:
+        for difficulty in DIFFICULTIES:
+            if (quantity, difficulty) not in curves:
+                continue
+            raw, colour = curves[quantity, difficulty], DIFFICULTY_COLOURS[difficulty]
+            smooth = raw.rolling(max(1, len(raw) // 10), center=True, min_periods=1).mean()
+            draw.axes.plot(raw.index, raw, color=colour, lw=0.7, alpha=0.3)
+            draw.axes.plot(smooth.index, smooth, color=colour, lw=1.8, label=difficulty)
+            words.append(f"{difficulty} from {smooth.iloc[0]:.3g} to {smooth.iloc[-1]:.3g}")
+        if quantity == "grad_norm":
+            draw.axes.set_yscale("log")
+        else:
+            draw.axes.set_ylim(bottom=0)
+        draw.axes.grid(axis="y")
+        draw.axes.set_xlabel("step")
+        draw.axes.set_ylabel(label)
+        draw.axes.set_title(title, pad=22)
+        draw.axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, handlelength=1.2, columnspacing=1.2)
+        return draw.panel(f"{title}: {label} against step, smoothed: {'; '.join(words)}.")
+
+
+def accuracy_curve(cells: Sequence[Cell]) -> Figure | None:
+    """Accuracy against the training step, a line an arm and a panel a split (the paper's Figure 3)."""
+    curves: dict[str, pd.DataFrame] = {}
+    for arm, group in by_arm(cells).items():
+        found = [pd.read_csv(cell.curve) for cell in group if cell.curve is not None]
+        if found:
+            curves[arm] = pd.concat(found)
+    if not curves:
+        return None
+    splits = dict.fromkeys(split for frame in curves.values() for split in frame["split"])
+    caption = "Accuracy on the way. Bands: 95 % intervals, over pictures for one seed, over seeds for several."
+    panels = tuple(_curve_panel(curves, split) for split in splits)
+    return Figure("curve", "Accuracy during training", caption, panels)
+
+
+def _curve_panel(curves: dict[str, pd.DataFrame], split: str) -> Panel:
+    words = []
+    with drawing(f"curve_{split}", 2.5) as draw:
+        for i, (arm, frame) in enumerate(curves.items()):
+            of_split = frame[frame["split"] == split]
+            if of_split.empty:
+                continue
+            table = [(step, *_point(part)) for step, part in of_split.groupby("step")]
+            step, middle, low, high = (list(column) for column in zip(*table, strict=True))
+            colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
+            draw.axes.fill_between(step, low, high, color=colour, alpha=0.12, lw=0)
+            draw.axes.plot(step, middle, marker=marker, ms=4, lw=1.5, color=colour, mec="white", mew=0.5, label=arm)
+            words.append(f"{arm} from {middle[0]:.1f} to {middle[-1]:.1f}")
+        draw.axes.grid(axis="y")
+        draw.axes.set_xlabel("step")
+        draw.axes.set_ylabel("accuracy, %")
+        draw.axes.set_title(split_title(split))
+        draw.axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        return draw.panel(f"Accuracy on {split_title(split)} in percent against step: {'; '.join(words)}.")
+
+
+def _point(part: pd.DataFrame) -> tuple[float, float, float]:
+    """Accuracy in percent and its 95 % interval at one step; `part` has a row a seed."""
+    if len(part) == 1:
+        correct, n = int(part["correct"].iloc[0]), int(part["n"].iloc[0])
+        low, high = wilson(correct, n)
+        return 100 * correct / n, 100 * low, 100 * high
+    mean = mean_t_interval((100 * part["correct"] / part["n"]).tolist())
+    return mean.mean, mean.low, mean.high

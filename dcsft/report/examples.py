@@ -1,0 +1,90 @@
+"""Example pictures per difficulty with the answers they were given (the paper's Figure S2)."""
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dcsft.records import DIFFICULTIES
+from dcsft.report.cells import Cell
+from dcsft.seeding import seed_of
+
+PER_DIFFICULTY = 8
+_LONGEST_ANSWER = 90
+
+Pictures = Callable[[list[str]], dict[str, bytes]]
+"""Example ids -> PNG bytes of those whose picture is at hand."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A sampled answer and how often it was given."""
+
+    text: str
+    correct: bool | None
+    count: int
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    """A training example as the page shows it."""
+
+    id: str
+    difficulty: str
+    num_correct: int
+    num_samples: int
+    target: str
+    noisy: bool
+    """The target is known to be wrong."""
+    picture: str | None
+    """A data URI."""
+    answers: tuple[Answer, ...]
+
+
+def choose(labels: pd.DataFrame, count: int = PER_DIFFICULTY) -> pd.DataFrame:
+    """Up to `count` rows a difficulty, the same ones every time, medium ones spread over the pass rates."""
+    ordered = labels.assign(order=[seed_of("report", name) for name in labels["id"]]).sort_values("order")
+    ordered["turn"] = ordered.groupby(["difficulty", "num_correct"]).cumcount()
+    ordered = ordered.sort_values(["turn", "order"])
+    chosen = [ordered[ordered["difficulty"] == name].head(count) for name in DIFFICULTIES]
+    return pd.concat([block.sort_values(["pass_rate", "order"], ascending=[False, True]) for block in chosen])
+
+
+def shown_examples(cells: Sequence[Cell], pictures: Pictures | None) -> tuple[int | None, list[ShownExample]]:
+    """Examples of the first labelled seed, and that seed; (None, []) where nothing was labelled."""
+    for cell in sorted(cells, key=lambda cell: cell.seed):
+        if cell.labels is not None and cell.rollouts is not None:
+            chosen = choose(pd.read_parquet(cell.labels))
+            rollouts = pd.read_parquet(cell.rollouts)
+            answers = dict(list(rollouts[rollouts["id"].isin(chosen["id"])].groupby("id")))
+            images = pictures(chosen["id"].tolist()) if pictures is not None else {}
+            return cell.seed, [_shown(row, answers, images) for row in chosen.to_dict("records")]
+    return None, []
+
+
+def _shown(row: dict, answers: dict[str, pd.DataFrame], images: dict[str, bytes]) -> ShownExample:
+    found = answers[row["id"]].to_dict("records") if row["id"] in answers else []
+    counts = Counter((_short(one), None if pd.isna(one["correct"]) else bool(one["correct"])) for one in found)
+    # Right answers first, then those that cannot be judged last; the most frequent first among equals.
+    order = sorted(counts.items(), key=lambda item: ((True, False, None).index(item[0][1]), -item[1], item[0][0]))
+    picture = None
+    if row["id"] in images:
+        picture = "data:image/png;base64," + base64.b64encode(images[row["id"]]).decode()
+    return ShownExample(
+        id=row["id"],
+        difficulty=row["difficulty"],
+        num_correct=int(row["num_correct"]),
+        num_samples=int(row["num_samples"]),
+        target=row["target"],
+        noisy=not pd.isna(row["noisy"]) and bool(row["noisy"]),
+        picture=picture,
+        answers=tuple(Answer(text, correct, count) for (text, correct), count in order),
+    )
+
+
+def _short(rollout: dict) -> str:
+    """What was read out of the answer, else its text, cut to a length that fits a card."""
+    text = rollout["answer"] if isinstance(rollout["answer"], str) and rollout["answer"] else rollout["text"]
+    return text if len(text) <= _LONGEST_ANSWER else text[: _LONGEST_ANSWER - 1] + "…"

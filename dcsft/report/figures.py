@@ -1,0 +1,248 @@
+"""The figures of a report. Each function takes the cells and returns a figure, or None where there is nothing to draw.
+
+How training went (losses, gradient norms, curves over steps) is in curves.py.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.bar import Bar
+from rich.table import Table as ConsoleTable
+
+from dcsft.records import DIFFICULTIES
+from dcsft.report.canvas import (
+    ACCENT,
+    CYCLE,
+    DIFFICULTY_COLOURS,
+    INK,
+    MARKERS,
+    SOFT,
+    Drawing,
+    Figure,
+    Panel,
+    drawing,
+)
+from dcsft.report.cells import BASELINE, Cell, by_arm, label_files, split_names, split_title
+from dcsft.report.curves import accuracy_curve, training_curves
+from dcsft.report.frames import accuracy_frame, difference_frame, level
+from dcsft.report.tables import points
+
+_ROW_INCH = 0.24
+
+
+def _rows(draw: Drawing, names: Sequence[str], label: str) -> None:
+    """Names the rows from the top down."""
+    draw.axes.set_yticks(range(len(names)), names)
+    draw.axes.set_ylim(len(names) - 0.4, -0.6)
+    draw.axes.tick_params(axis="y", length=0)
+    draw.axes.spines["left"].set_visible(False)
+    draw.axes.grid(axis="x")
+    draw.axes.set_xlabel(label)
+
+
+def accuracy(cells: Sequence[Cell]) -> Figure | None:
+    """Accuracy per arm with its 95 % interval, a panel a split; every seed as a faint dot."""
+    frame = accuracy_frame(cells)
+    panels = [
+        _accuracy_panel(frame, cells, split) for split in split_names(cells) if f"{split}.accuracy" in frame.columns
+    ]
+    if not panels:
+        return None
+    caption = "Accuracy per arm. Bars: 95 % intervals as in the table."
+    caption += " Small dots: single seeds." if (frame["seeds"] > 1).any() else ""
+    caption += " Dashed: the cold start." if BASELINE in frame.index else ""
+    return Figure("accuracy", "Accuracy per arm", caption, tuple(panels))
+
+
+def _accuracy_panel(frame: pd.DataFrame, cells: Sequence[Cell], split: str) -> Panel:
+    shown = frame.dropna(subset=[f"{split}.accuracy"])
+    names, words = [str(arm) for arm in shown.index], []
+    with drawing(f"accuracy_{split}", 0.75 + _ROW_INCH * len(names)) as draw:
+        if BASELINE in names:
+            draw.axes.axvline(100 * shown.loc[BASELINE, f"{split}.accuracy"], color=SOFT, ls=(0, (4, 3)), lw=0.9)
+        for y, (arm, group) in enumerate((name, by_arm(cells)[name]) for name in names):
+            middle, low, high = (100 * shown.loc[arm, f"{split}.{field}"] for field in ("accuracy", "low", "high"))
+            colour = SOFT if arm == BASELINE else ACCENT
+            seeds = [100 * c.results["splits"][split]["accuracy"] for c in group if split in c.results["splits"]]
+            if len(seeds) > 1:
+                draw.axes.plot(seeds, [y] * len(seeds), "o", ms=2.4, color=colour, alpha=0.45, mew=0, zorder=3)
+            draw.axes.plot([low, high], [y, y], color=colour, lw=1.4, zorder=2)
+            draw.axes.plot(middle, y, "o", ms=5.5, color=colour, mec="white", mew=0.8, zorder=4)
+            words.append(f"{arm} {middle:.1f} ({low:.1f} to {high:.1f})")
+        _rows(draw, names, "accuracy, %")
+        draw.axes.set_title(split_title(split))
+        return draw.panel(f"Accuracy on {split_title(split)} in percent, with 95 % intervals: {'; '.join(words)}.")
+
+
+def differences(cells: Sequence[Cell]) -> Figure | None:
+    """Paired difference of each arm to the cold start, a panel a split."""
+    frame = difference_frame(cells)
+    frame = frame[frame["reference"] == BASELINE]
+    if frame.empty:
+        return None
+    panels = tuple(_difference_panel(block, str(split)) for split, block in frame.groupby("split", sort=False))
+    caption = (
+        "Paired difference to the cold start with its 95 % interval, not adjusted for several comparisons. Filled: the "
+        "interval leaves out zero."
+    )
+    return Figure("differences", "Difference to the cold start", caption, panels)
+
+
+def _difference_panel(block: pd.DataFrame, split: str) -> Panel:
+    words = []
+    with drawing(f"differences_{split}", 0.75 + _ROW_INCH * len(block)) as draw:
+        draw.axes.axvline(0, color=INK, lw=0.8)
+        for y, (_, row) in enumerate(block.iterrows()):
+            low, high = 100 * row["low"], 100 * row["high"]
+            fill = "white" if low <= 0 <= high else ACCENT
+            draw.axes.plot([low, high], [y, y], color=ACCENT, lw=1.4, zorder=2)
+            draw.axes.plot(100 * row["difference"], y, "o", ms=5.5, color=ACCENT, mfc=fill, mew=1.2, zorder=3)
+            words.append(f"{row['arm']} {points(row['difference'])} ({points(row['low'])} to {points(row['high'])})")
+        _rows(draw, block["arm"].tolist(), "difference, percentage points")
+        draw.axes.set_title(split_title(split))
+        return draw.panel(f"Difference to the cold start on {split_title(split)} in points: {'; '.join(words)}.")
+
+
+def difficulty(cells: Sequence[Cell]) -> Figure | None:
+    """How difficult the training examples are for the cold-started model: shares per seed, and pass rates."""
+    files = label_files(cells)
+    if not files:
+        return None
+    labels = {f"seed {seed}": pd.read_parquet(path) for path, seed in files.items()}
+    caption = "Easy: all sampled answers right. Hard: none. Medium: the rest."
+    caption += " Pass rates are averaged over seeds." if len(labels) > 1 else ""
+    return Figure("difficulty", "Difficulty of the training set", caption, (_shares(labels), _pass_rates(labels)))
+
+
+def _shares(labels: dict[str, pd.DataFrame]) -> Panel:
+    words = []
+    with drawing("difficulty_shares", 1.05 + 0.34 * len(labels)) as draw:
+        for y, (seed, frame) in enumerate(labels.items()):
+            shares, left = frame["difficulty"].value_counts(normalize=True), 0.0
+            for name in DIFFICULTIES:
+                width = 100 * float(shares[name]) if name in shares else 0.0
+                colour = DIFFICULTY_COLOURS[name]
+                draw.axes.barh(y, width, 0.72, left, color=colour, label=name if y == 0 else None, ec="white", lw=0.8)
+                if width > 9:
+                    centre = left + width / 2
+                    draw.axes.text(centre, y, f"{width:.0f} %", ha="center", va="center", color="white", weight="bold")
+                left += width
+                words.append(f"{seed} {name} {width:.1f} %")
+        _rows(draw, list(labels), "share of the training examples, %")
+        draw.axes.grid(visible=False)
+        draw.axes.set_xlim(0, 100)
+        draw.axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1, handleheight=1)
+        return draw.panel(f"Difficulty of the training examples: {'; '.join(words)}.")
+
+
+def _histogram(labels: pd.DataFrame) -> tuple[int, "np.ndarray"]:
+    """G, the samples of an example, and the number of examples with 0 ... G of them right.
+
+    An example with some unjudged samples counts at the nearest rate; ends stay reserved for none and all right.
+    """
+    most = int(labels["num_samples"].max())
+    right, samples = labels["num_correct"].to_numpy(), labels["num_samples"].to_numpy()
+    inner = np.clip(np.rint(most * right / samples), 1, max(1, most - 1))
+    bins = np.where(right == 0, 0, np.where(right == samples, most, inner)).astype(int)
+    return most, np.bincount(bins, minlength=most + 1)
+
+
+def _class_of(right: int, most: int) -> str:
+    return "hard" if right == 0 else "easy" if right == most else "medium"
+
+
+def _pass_rates(labels: dict[str, pd.DataFrame]) -> Panel:
+    histograms = [_histogram(frame) for frame in labels.values()]
+    most = max(m for m, _ in histograms)
+    shares = np.mean([100 * counts / counts.sum() for m, counts in histograms if m == most], axis=0)
+    with drawing("pass_rates", 2.1) as draw:
+        colours = [DIFFICULTY_COLOURS[_class_of(right, most)] for right in range(most + 1)]
+        draw.axes.bar(range(most + 1), shares, 0.78, color=colours)
+        draw.axes.set_xticks(range(most + 1), [f"{right}/{most}" for right in range(most + 1)])
+        draw.axes.grid(axis="y")
+        draw.axes.tick_params(axis="x", length=0)
+        draw.axes.set_xlabel("sampled answers that are right")
+        draw.axes.set_ylabel("share of examples, %")
+        words = "; ".join(f"{right} of {most} right {share:.1f} %" for right, share in enumerate(shares))
+        return draw.panel(f"Histogram of pass rates: {words}.")
+
+
+def pass_rate_histogram(labels: Path) -> ConsoleTable:
+    """The pass rates of labels.parquet as bars for the terminal (rich): a row for each of 0 ... G right."""
+    most, counts = _histogram(pd.read_parquet(labels))
+    shown = ConsoleTable("right", "", "examples", "share", box=None, header_style="dim", title="Pass rates")
+    shown.columns[2].justify = shown.columns[3].justify = "right"
+    for right, count in enumerate(counts):
+        name = _class_of(right, most)
+        bar = Bar(float(counts.max()), 0, float(count), width=40, color=DIFFICULTY_COLOURS[name])
+        label = f"{right}/{most}" + ("" if name == "medium" else f" {name}")
+        shown.add_row(label, bar, f"{count:,}", f"{100 * count / counts.sum():.1f} %")
+    return shown
+
+
+def hard_ratio(cells: Sequence[Cell]) -> Figure | None:
+    """Accuracy against the share of hard examples in the training mixture (the paper's Figure 5).
+
+    A line per paradigm through the arms that are trained on everything or on easy and medium, with whatever share of
+    hard; None unless the arms name at least two different ratios.
+    """
+    mixtures = {
+        arm: group
+        for arm, group in by_arm(cells).items()
+        if group[0].results["train"] is not None and group[0].results["subset"] in ("all", "em")
+    }
+    if len({str(group[0].results["hard_ratio"]) for group in mixtures.values()}) < 2:
+        return None
+    panels = tuple(_hard_ratio_panel(mixtures, split) for split in split_names(cells))
+    caption = (
+        "Accuracy against the share of hard examples in the mixture; the rest are easy and medium ones in their "
+        "natural proportion. Bars: 95 % intervals as in the table."
+    )
+    return Figure("hard_ratio", "Accuracy against the share of hard examples", caption, panels)
+
+
+def _hard_ratio_panel(mixtures: dict[str, list[Cell]], split: str) -> Panel:
+    lines: dict[str, list[tuple[float, float, float, float]]] = {}
+    for group in mixtures.values():
+        parts = [cell.results["splits"][split] for cell in group if split in cell.results["splits"]]
+        if parts:
+            found = level(parts)
+            ys = (100 * found[field] for field in ("accuracy", "low", "high"))
+            shares = [100 * train["hard"] / _total(train) for train in (cell.results["train"] for cell in group)]
+            lines.setdefault(group[0].results["paradigm"], []).append((float(np.mean(shares)), *ys))
+    words = []
+    with drawing(f"hard_ratio_{split}", 2.2) as draw:
+        for i, (paradigm, line) in enumerate(lines.items()):
+            x, y, low, high = np.array(sorted(line)).T
+            colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
+            draw.axes.plot(x, y, marker=marker, color=colour, ms=5.5, lw=1.3, mec="white", label=paradigm.upper())
+            draw.axes.vlines(x, low, high, color=colour, lw=1.2, alpha=0.7)
+            words += [f"{paradigm} at {a:.1f} % hard {b:.1f}" for a, b in zip(x, y, strict=True)]
+        draw.axes.grid(axis="y")
+        draw.axes.set_xlabel("hard examples in the mixture, %")
+        draw.axes.set_ylabel("accuracy, %")
+        draw.axes.set_title(split_title(split))
+        if len(lines) > 1:
+            draw.axes.legend()
+        return draw.panel(f"Accuracy on {split_title(split)} in percent: {'; '.join(words)}.")
+
+
+def _total(train: dict[str, int]) -> int:
+    return sum(train[name] for name in DIFFICULTIES)
+
+
+FIGURES: tuple[Callable[[Sequence[Cell]], Figure | None], ...] = (
+    accuracy,
+    differences,
+    difficulty,
+    training_curves,
+    hard_ratio,
+    accuracy_curve,
+)
+
+
+def all_figures(cells: Sequence[Cell]) -> list[Figure]:
+    """Every figure that has something to show, in reading order."""
+    return [figure for figure in (draw(cells) for draw in FIGURES) if figure is not None]

@@ -1,0 +1,243 @@
+"""The tables of a report: the frames' numbers laid out as text, ready for any renderer."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dcsft.report.cells import Cell, by_arm, split_names, split_title
+from dcsft.report.frames import COSTS, accuracy_frame, cost_frame, difference_frame, training_frame
+
+ONE_SEED = (
+    "One seed: the 95 % intervals (Wilson) are test-sampling error only; how far another seed would land is not shown."
+)
+SEVERAL_SEEDS = (
+    "Mean ± standard error over seeds, in brackets the 95 % t interval over seeds. Where seeds are evaluated on the "
+    "same pictures, the error of having drawn these pictures is not part of it."
+)
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one place of a table says."""
+
+    text: str
+    detail: str = ""
+    """Written smaller, below or behind the text: an interval, a p-value, a count."""
+    rank: int | None = None
+    """1: best of its column, 2: second best."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that every renderer can write."""
+
+    name: str
+    """Stem of its files."""
+    caption: str
+    notes: tuple[str, ...]
+    header: tuple[Entry, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    num_labels: int
+    """Leading columns that name the row; the others hold numbers."""
+
+
+def percent(share: float) -> str:
+    """0.8456 -> "84.6"."""
+    return f"{100 * share:.1f}"
+
+
+def points(difference: float) -> str:
+    """A signed difference in percentage points with a true minus: -0.0204 -> "−2.0"."""
+    written = f"{100 * difference:+.1f}"
+    return "0.0" if float(written) == 0 else written.replace("-", "−")
+
+
+def probability(p: float) -> str:
+    """ "p = 0.012", "p < 0.001", or a dash for nan."""
+    if math.isnan(p):
+        return f"p {NOTHING}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def quantity(value: float) -> str:
+    """A count: 1720 -> "1,720"; from a million on with an SI letter: 1.2e12 -> "1.20 T"."""
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.2f} {letter}"
+    return f"{value:,.0f}"
+
+
+def _ranks(values: Sequence[float]) -> list[int | None]:
+    """1 for the highest as written, 2 for the next; ties share; nobody is best of one."""
+    written = [None if pd.isna(value) else round(100 * value, 1) for value in values]
+    order = sorted({value for value in written if value is not None}, reverse=True)
+    if len(order) < 2:
+        return [None] * len(values)
+    return [order.index(value) + 1 if value in order[:2] else None for value in written]
+
+
+def _level(row: pd.Series, measure: str, n_in_header: bool, rank: int | None) -> Entry:
+    if pd.isna(row[f"{measure}.accuracy"]):
+        return Entry(NOTHING)
+    error = row[f"{measure}.standard_error"]
+    text = percent(row[f"{measure}.accuracy"]) + ("" if pd.isna(error) else f" ± {percent(error)}")
+    detail = f"[{percent(row[f'{measure}.low'])}, {percent(row[f'{measure}.high'])}]"
+    detail += "" if n_in_header else f" n = {quantity(row[f'{measure}.n'])}"
+    if row[f"{measure}.unjudged"] > 0:
+        detail += f" {quantity(row[f'{measure}.unjudged'])} unjudged"
+    return Entry(text, detail, rank)
+
+
+def _levels(frame: pd.DataFrame, measures: Sequence[str]) -> tuple[tuple[Entry, ...], list[list[Entry]]]:
+    """Header and columns of accuracies, each with what share went to training words where that is known."""
+    header, columns = [], []
+    for measure in measures:
+        split, _, group = measure.partition("/")
+        counts = frame[f"{measure}.n"].dropna().unique()
+        header.append(
+            Entry(f"{split_title(split)} {group}".strip(), f"n = {quantity(counts[0])}" if len(counts) == 1 else "")
+        )
+        ranks = _ranks(frame[f"{measure}.accuracy"].tolist())
+        rows = [row for _, row in frame.iterrows()]
+        columns.append([_level(row, measure, len(counts) == 1, rank) for row, rank in zip(rows, ranks, strict=True)])
+        # For classes that were trained on, a training word is simply an answer; for others it is the mistake to watch.
+        if group != "seen" and f"{measure}.into_id" in frame:
+            header.append(Entry("→ ID word", f"share of {split_title(split)} {group}"))
+            shares = frame[f"{measure}.into_id"]
+            columns.append([Entry(NOTHING if pd.isna(share) else percent(share)) for share in shares])
+    return tuple(header), columns
+
+
+def _accuracy_notes(frame: pd.DataFrame) -> tuple[str, ...]:
+    notes = [ONE_SEED] if (frame["seeds"] == 1).any() else []
+    notes += [SEVERAL_SEEDS] if (frame["seeds"] > 1).any() else []
+    if len(frame) > 1:
+        notes.append("Bold: highest of its column; underlined: second. This ranks the numbers, it is not a test.")
+    return tuple(notes)
+
+
+def _accuracy_table(frame: pd.DataFrame, name: str, caption: str, measures: Sequence[str]) -> Table:
+    header, columns = _levels(frame, measures)
+    labels = [(Entry(str(arm)), Entry(str(seeds))) for arm, seeds in frame["seeds"].items()]
+    rows = tuple((*label, *cells) for label, *cells in zip(labels, *columns, strict=True))
+    return Table(name, caption, _accuracy_notes(frame), (Entry("Arm"), Entry("Seeds"), *header), rows, num_labels=1)
+
+
+def accuracy_tables(cells: Sequence[Cell]) -> list[Table]:
+    """Accuracy per arm and split in percent and, where test sets have groups, per group."""
+    frame = accuracy_frame(cells)
+    if frame.empty:
+        return []
+    measures = [column.removesuffix(".accuracy") for column in frame if column.endswith(".accuracy")]
+    whole, parts = [m for m in measures if "/" not in m], [m for m in measures if "/" in m]
+    tables = [_accuracy_table(frame, "accuracy", "Accuracy per arm and test set, in percent", whole)]
+    if parts:
+        caption = "Accuracy on novel and seen classes, in percent, and novel pictures answered with a training word"
+        tables.append(_accuracy_table(frame, "groups", caption, parts))
+    return tables
+
+
+def difference_tables(cells: Sequence[Cell]) -> list[Table]:
+    """Per reference: how much more accurate each arm is, in percentage points."""
+    frame = difference_frame(cells)
+    family, tables = int(frame["p"].notna().sum()), []
+    for reference, block in frame.groupby("reference", sort=False):
+        splits = [split for split in split_names(cells) if split in set(block["split"])]
+        rows = []
+        for arm, of_arm in block.groupby("arm", sort=False):
+            found = of_arm.set_index("split")
+            shown = [_difference(found.loc[split]) if split in found.index else Entry(NOTHING) for split in splits]
+            rows.append((Entry(str(arm)), Entry(str(found["seeds"].max())), *shown))
+        header = (Entry("Arm"), Entry("Seeds"), *(Entry(split_title(split)) for split in splits))
+        notes = _difference_notes(block, family)
+        caption = f"Paired difference to {reference}, in percentage points"
+        tables.append(Table("differences_" + _stem(str(reference)), caption, notes, header, tuple(rows), num_labels=1))
+    return tables
+
+
+def _stem(name: str) -> str:
+    return "".join(sign if sign.isalnum() else "_" for sign in name.lower())
+
+
+def _difference(row: pd.Series) -> Entry:
+    interval = f"[{points(row['low'])}, {points(row['high'])}]"
+    return Entry(points(row["difference"]), f"{interval} {probability(row['p_holm'])}")
+
+
+def _difference_notes(block: pd.DataFrame, family: int) -> tuple[str, ...]:
+    notes = []
+    pictures = block[block["seeds"] == 1]["pairs"]
+    if len(pictures):
+        count = " to ".join(dict.fromkeys([quantity(pictures.min()), quantity(pictures.max())]))
+        notes.append(
+            f"One seed: exact McNemar test on the same {count} pictures; 95 % interval after Agresti and Min (2005). "
+            "It covers the drawing of test pictures, not another training seed."
+        )
+    if (block["seeds"] > 1).any():
+        notes.append(
+            "Several seeds: t-test and 95 % t interval of the per-seed differences; with few seeds it has little power."
+        )
+    notes.append(f"p after Holm over all {family} comparisons of this report; the intervals are not adjusted.")
+    return tuple(notes)
+
+
+def training_table(cells: Sequence[Cell]) -> Table | None:
+    """What each arm was trained on; None where no arm was."""
+    frame = training_frame(cells)
+    if frame.empty:
+        return None
+    rows = []
+    for arm, row in frame.iterrows():
+        counts = [Entry(quantity(row[field])) for field in ("examples", "easy", "medium", "hard", "steps")]
+        size = Entry(quantity(row["batch_size"]))
+        rows.append((Entry(str(arm)), Entry(f"{row['seeds']:.0f}"), *counts, size, Entry(f"{row['epochs']:.2f}")))
+    header = ("Arm", "Seeds", "Examples", "Easy", "Medium", "Hard", "Steps", "Batch", "Epochs")
+    notes = ("Means over seeds.",) if (frame["seeds"] > 1).any() else ()
+    return Table(
+        "training",
+        "What each arm was trained on",
+        notes + _dropped(cells),
+        tuple(map(Entry, header)),
+        tuple(rows),
+        num_labels=1,
+    )
+
+
+def _dropped(cells: Sequence[Cell]) -> tuple[str, ...]:
+    notes = []
+    for arm, group in by_arm(cells).items():
+        for cell in group:
+            counts = [f"{reason} {count}" for reason, count in cell.results["dropped"].items() if count]
+            if counts:
+                notes.append(f"Dropped in {arm}, seed {cell.seed}: {', '.join(counts)}.")
+    return tuple(notes)
+
+
+def cost_table(cells: Sequence[Cell]) -> Table | None:
+    """What was computed, each shared run counted once; None where nothing was."""
+    frame = cost_frame(cells)
+    if frame.empty:
+        return None
+    fields = ["num_runs", *COSTS]
+
+    def entries(row: pd.Series) -> list[Entry]:
+        return [Entry(f"{row[field]:,.1f}" if field == "seconds" else quantity(row[field])) for field in fields]
+
+    rows = [(Entry(row["stage"].replace("_", " ")), Entry(row["arms"]), *entries(row)) for _, row in frame.iterrows()]
+    rows.append((Entry("Total"), Entry(""), *entries(frame[fields].sum())))
+    header = ("Stage", "For", "Runs", "Seconds", "FLOPs", "Tokens trained", "Tokens generated")
+    notes = (
+        "Sums over runs; a run that several arms share is counted once. Seconds are wall clock on whatever machine "
+        "computed the stage; FLOPs and tokens are as the stage counted them.",
+    )
+    caption = "What it cost, stage by stage"
+    return Table("cost", caption, notes, tuple(map(Entry, header)), tuple(rows), num_labels=2)
+
+
+def all_tables(cells: Sequence[Cell]) -> list[Table]:
+    """Every table that has something to say, in reading order."""
+    rest = [table for table in (training_table(cells), cost_table(cells)) if table is not None]
+    return [*accuracy_tables(cells), *difference_tables(cells), *rest]

@@ -1,0 +1,1 @@
+"""What happens, and when: each stage reads its parents' folders and fills one of its own."""

@@ -1,0 +1,115 @@
+"""One training run with Lightning, from wherever it stopped to its last step; the cold start and the train stage."""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from dcsft.data.batches import Batches
+from dcsft.models.vlm import VLM
+from dcsft.module import PostTraining, Schedule
+from dcsft.paradigms.paradigm import Item, Paradigm
+from dcsft.stages.runtime import Ledger, Runtime
+
+CHECKPOINT = "last.ckpt"
+METRICS = "metrics.jsonl"
+
+
+class _Save(L.Callback):
+    """Saves every few steps, atomically; what is shown and logged up to then is on disk first."""
+
+    def __init__(self, folder: Path, every: int, last: int, ledger: Ledger, vlm: VLM) -> None:
+        self.folder, self.every, self.last, self.ledger, self.vlm = folder, every, last, ledger, vlm
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
+        if trainer.global_step % self.every and trainer.global_step != self.last:
+            return
+        self.ledger.save(self.vlm.meter, tokens_trained=module.tokens_trained)
+        temporary = self.folder / f"{CHECKPOINT}.tmp"
+        trainer.save_checkpoint(temporary)
+        temporary.replace(self.folder / CHECKPOINT)
+
+
+def _resume(folder: Path) -> int:
+    """Steps already done and saved; metrics of later steps, which will be repeated, are cut off."""
+    checkpoint, metrics = folder / CHECKPOINT, folder / METRICS
+    step = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint.exists() else 0
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    kept = lines[:step]
+    metrics.write_text("".join(line + "\n" for line in kept))
+    return step
+
+
+def fit(
+    title: str,
+    vlm: VLM,
+    paradigm: Paradigm,
+    items: Sequence[Item],
+    batch_size: int,
+    schedule: Schedule,
+    seed: int,
+    class_metrics_every: int,
+    folder: Path,
+    runtime: Runtime,
+    on_step: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Train `vlm` in place; leaves `metrics.jsonl` and `cost.json` in `folder`.
+
+    Args:
+        on_step: is told each step's number (from 1) and metrics, after they are on disk.
+    """
+    first = _resume(folder)
+    ledger = Ledger(folder)
+    batches = Batches(items, batch_size, seed, schedule.steps)
+    batches.first_step = first
+    with runtime.bar(title, schedule.steps, first) as bar, (folder / METRICS).open("a", buffering=1) as file:
+
+        def report(step: int, metrics: dict[str, float]) -> None:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            bar.advance(step, f"loss {metrics['loss']:.3f}")
+            on_step(step, metrics)
+
+        module = PostTraining(
+            vlm,
+            paradigm,
+            schedule,
+            runtime.micro_batch_size,
+            seed,
+            class_metrics_every,
+            runtime.features(vlm),
+            report,
+        )
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips are not for our users
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")  # e.g. advice on loader workers; ours has none to add
+            trainer = L.Trainer(
+                accelerator="cpu" if runtime.device == "cpu" else "gpu",
+                devices=1,
+                precision="32-true" if vlm.model.dtype == torch.float32 else "bf16-mixed",
+                max_steps=schedule.steps,
+                max_epochs=-1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                callbacks=[_Save(folder, runtime.checkpoint_every, schedule.steps, ledger, vlm)],
+            )
+            trainer.fit(
+                module,
+                DataLoader(batches, batch_size=None),
+                ckpt_path=str(folder / CHECKPOINT) if first else None,
+                weights_only=True,
+            )
+        if trainer.global_step < schedule.steps:  # Lightning turns Ctrl-C into a quiet return
+            raise KeyboardInterrupt
+    vlm.model.eval()
+
+
+def forget_checkpoint(folder: Path) -> None:
+    """Remove the training state, once the weights are saved."""
+    (folder / CHECKPOINT).unlink()

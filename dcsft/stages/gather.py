@@ -1,0 +1,95 @@
+"""A sweep's cells: its yaml, expanded as Hydra expands it; what the store has of each, and the command for the rest."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from dcsft.artefacts import Artefact, Store
+from dcsft.config import check
+from dcsft.report.cells import Cell
+from dcsft.stages.plan import arm_name, build_task, plan
+from dcsft.stages.results import results_of
+from dcsft.tasks.task import Task
+
+
+def cell_of(
+    cfg: DictConfig, artefacts: Mapping[str, Artefact], store: Store, results: dict[str, Any] | None, command: str
+) -> Cell:
+    """One run as the report takes it; files that are not there are None."""
+
+    def file(stage: str, name: str) -> Path | None:
+        path = store.folder(artefacts[stage]) / name if stage in artefacts else None
+        return path if path is not None and path.exists() else None
+
+    return Cell(
+        arm=arm_name(cfg),
+        seed=cfg.seed,
+        command=command,
+        results=results,
+        scores=file("evaluate", "scores.parquet"),
+        labels=file("label", "labels.parquet"),
+        rollouts=file("label", "rollouts.parquet"),
+        metrics=file("train", "metrics.jsonl"),
+        curve=file("train", "curve.csv"),
+    )
+
+
+def pictures_of(task: Task) -> Callable[[Sequence[str]], dict[str, bytes]]:
+    """Returns PNG bytes of training examples by their ids."""
+
+    def pictures(ids: Sequence[str]) -> dict[str, bytes]:
+        found = {}
+        examples = {example.id: example for example in task.examples("train")}
+        for name in ids:
+            buffer = BytesIO()
+            examples[name].pictures[0].open().save(buffer, "PNG")
+            found[name] = buffer.getvalue()
+        return found
+
+    return pictures
+
+
+def sweep_cells(sweep: Path, overrides: Sequence[str]) -> list[tuple[DictConfig, list[str]]]:
+    """Each cell's configuration and overrides, in the order in which `train.py -cd sweeps -cn NAME` runs them.
+
+    Args:
+        sweep: a yaml of `sweeps/`.
+        overrides: as on the command line of `train.py`; one that sweeps replaces the yaml's.
+    """
+    with initialize_config_dir(str(sweep.absolute().parent), version_base="1.3"):
+        params = compose(sweep.stem, return_hydra_config=True).hydra.sweeper.params or {}
+        swept = [f"{name}={value}" for name, value in params.items()]
+        parsed = OverridesParser.create().parse_overrides([*swept, *overrides])
+        (cells,) = BasicSweeper.split_arguments(parsed, None)
+        return [(compose(sweep.stem, cell), cell) for cell in cells]
+
+
+def opening_comment(sweep: Path) -> str:
+    """What a sweep's yaml says of itself."""
+    lines = sweep.read_text().splitlines()
+    first_key = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return "\n".join(line.removeprefix("#").strip() for line in lines[:first_key])
+
+
+def gather(sweep: Path, overrides: Sequence[str], say: Callable[[str], None]) -> tuple[list[Cell], Task, Path]:
+    """The cells of a sweep, from the store alone: nothing is computed. Also the task, and the folder of outputs."""
+    cells = []
+    for cfg, own in sweep_cells(sweep, overrides):
+        check(cfg)
+        task = build_task(cfg)
+        artefacts = plan(cfg, task)
+        store = Store(Path(cfg.outputs).absolute() / "store", say)
+        found = {stage: store.find(artefact) for stage, artefact in artefacts.items()}
+        folders = {stage: folder for stage, folder in found.items() if folder is not None}
+        complete = {"label", "evaluate", *(["train"] if "train" in artefacts else [])} <= set(folders)
+        results = results_of(cfg, task, artefacts, folders) if complete else None
+        command = f"python train.py -cd {sweep.parent.name} -cn {sweep.stem} {shlex.join(own)}"
+        cells.append(cell_of(cfg, artefacts, store, results, command))
+    return cells, task, Path(cfg.outputs).absolute()

@@ -1,0 +1,251 @@
+"""Run the stages of one configuration, reusing what the store holds, and leave a run folder.
+
+The run folder has the resolved configuration, the log, `results.json`, a page, and links to the stages it used.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+from rich.logging import RichHandler
+
+from dcsft.artefacts import Artefact, Store, write_json
+from dcsft.config import STAGES, build, check
+from dcsft.stages.plan import SHIPPED_FOUNDATION, arm_name, build_task, foundation_recipe, plain, plan, run_name
+from dcsft.stages.results import results_of
+from dcsft.tracking import Files, Tracker, WandB
+
+log = logging.getLogger("dcsft")
+
+
+class Run:
+    """One configuration on its way through the stages."""
+
+    def __init__(self, cfg: DictConfig, console: Console) -> None:
+        """Check everything that can be checked before anything is computed.
+
+        Raises:
+            ValueError: the configuration cannot be run; one line a problem.
+        """
+        check(cfg)
+        self.cfg, self.console = cfg, console
+        self.task = build_task(cfg)
+        for reason, count in self.task.dropped.items():
+            console.print(f"[yellow]{count} examples dropped[/]: {reason}", highlight=False)
+        self.plan = plan(cfg, self.task)
+        self.outputs = Path(cfg.outputs).absolute()
+        self.store = Store(self.outputs / "store", lambda line: console.print(line, highlight=False))
+        self.folder = self.outputs / "runs" / run_name(cfg, self.plan)
+        self.folders: dict[str, Path] = {}
+
+    def __call__(self) -> Path | None:
+        """Run up to the stage asked for; returns the path of `results.json` if it got that far."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
+        handler = logging.FileHandler(self.folder / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        tracker = self._tracker()
+        exit_code = 1
+        try:
+            last = STAGES.index(self.cfg.stage)
+            for stage, artefact in self.plan.items():
+                if STAGES.index(stage) <= last:
+                    self._stage(stage, artefact, tracker)
+            results = None
+            if last >= STAGES.index("evaluate"):
+                results = self._finish(tracker, page=self.cfg.stage == "report")
+            exit_code = 0
+            return results
+        except BaseException as error:
+            exit_code = 130 if isinstance(error, KeyboardInterrupt | SystemExit) else 1
+            log.info("stopped", exc_info=True)
+            raise
+        finally:
+            tracker.finish(exit_code)
+            log.removeHandler(handler)
+            handler.close()
+
+    def _tracker(self) -> Tracker:
+        cfg = self.cfg
+        if cfg.logger.name == "csv":
+            return Files(self.folder)
+        tags = [cfg.model.name, cfg.task["name"], cfg.subset.name, cfg.paradigm["name"]]
+        tags += [f"hard_ratio={cfg.hard_ratio}", f"seed={cfg.seed}"]
+        logger = cfg.logger
+        group = logger.group or cfg.sweep
+        name = f"{cfg.task['name']} {arm_name(cfg)} s{cfg.seed}"
+        return WandB(self.folder, name, plain(cfg), logger.project, logger.entity, group, tags)
+
+    # --- one stage ----------------------------------------------------------------------------------------------
+
+    def _stage(self, stage: str, artefact: Artefact, tracker: Tracker) -> None:
+        def compute(partial: Path) -> None:
+            log.info("%s: computing", artefact)
+            write_json(partial / "env.json", _environment())
+            self._build(stage, partial, lambda step, metrics: tracker.log(stage, step, metrics))
+
+        start = time.perf_counter()
+        folder, reused = self.store.get(artefact, compute)
+        took = "reused" if reused else f"{time.perf_counter() - start:.1f} s"
+        log.info("%s: %s", artefact, took)
+        self.console.print(f"[green]✓[/] {stage:<11} {artefact.key}  [dim]{took}[/]", highlight=False)
+        self.folders[stage] = folder
+        link = self.folder / stage
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(folder, self.folder))
+        metrics = folder / "metrics.jsonl"
+        if reused and metrics.exists():
+            for line in metrics.read_text().splitlines():
+                values = json.loads(line)
+                tracker.log(stage, values.pop("step"), values)
+        if stage == "label":
+            self._show_labels(folder, tracker)
+
+    def _build(self, stage: str, folder: Path, on_step: Callable[[int, dict[str, float]], None]) -> None:
+        """Compute one stage. Heavy imports come here, so that a run which reuses everything does without them."""
+        import torch
+        from transformers.utils import logging as transformers_logging
+
+        from dcsft.generation.engine import Sampling
+        from dcsft.models.vlm import VLM
+        from dcsft.stages import cold_start, evaluate, foundation, label, train
+        from dcsft.stages.runtime import Runtime
+
+        transformers_logging.disable_progress_bar()
+        cfg, trainer = self.cfg, self.cfg.trainer
+        if trainer.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"trainer={trainer.name} must have a GPU, got none on this machine; use trainer=cpu")
+        if trainer.threads is not None:
+            torch.set_num_threads(trainer.threads)
+        runtime = Runtime(
+            device=trainer.device,
+            micro_batch_size=trainer.micro_batch_size,
+            generation_batch_size=trainer.generation_batch_size,
+            checkpoint_every=trainer.checkpoint_every,
+            decoding=cfg.engine.decoding,
+            feature_folder=self.store.root / "features",
+            feature_cache_gb=trainer.feature_cache_gb,
+            num_processes=os.cpu_count() or 1,
+            console=self.console,
+        )
+
+        def load(path: str | Path) -> VLM:
+            model = cfg.model
+            return VLM.load(path, model.dtype, model.min_pixels, model.max_pixels, trainer.device)
+
+        if stage == "foundation":
+            torch.set_num_threads(os.cpu_count() or 1)
+            foundation.run(folder, foundation_recipe(cfg), runtime)
+            return
+        if stage == "cold_start":
+            settings, seed = plain(cfg.cold_start), cfg.seeds.cold_start
+            cold_start.run(folder, load(self._base_path()), self.task, settings, seed, runtime, on_step)
+            return
+        policy = load(self.folders["cold_start"] / cold_start.MODEL)
+        if stage == "label":
+            sampling = Sampling(
+                cfg.label.temperature, cfg.label.top_p, cfg.label.top_k, cfg.max_new_tokens, cfg.seeds.label
+            )
+            label.run(folder, policy, self.task, cfg.label.num_samples, sampling, runtime)
+        elif stage == "train":
+            curation = train.Curation(
+                name=cfg.subset.name,
+                size=cfg.subset.size,
+                hard_ratio=cfg.hard_ratio,
+                min_pass_rate=cfg.subset.min_pass_rate,
+                max_pass_rate=cfg.subset.max_pass_rate,
+                seed=cfg.seeds.train,
+            )
+            train.run(
+                folder,
+                policy,
+                self.task,
+                label.read_labels(self.folders["label"]),
+                curation,
+                build(plain(cfg.paradigm)),
+                plain(cfg.tuning),
+                plain(cfg.train),
+                cfg.max_new_tokens,
+                runtime,
+                on_step,
+            )
+        else:
+            if "train" in self.folders:
+                trained = self.folders["train"]
+                if (trained / train.ADAPTER).exists():
+                    policy.load_adapter(trained / train.ADAPTER)
+                else:
+                    policy = load(trained / train.MODEL)
+            evaluate.run(folder, policy, self.task, cfg.max_new_tokens, runtime)
+
+    def _base_path(self) -> str | Path:
+        """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""
+        if "foundation" in self.folders:
+            return self.folders["foundation"] / "model"
+        return self.cfg.model.path or SHIPPED_FOUNDATION
+
+    # --- what people see ----------------------------------------------------------------------------------------
+
+    def _show_labels(self, folder: Path, tracker: Tracker) -> None:
+        labels = pd.read_parquet(folder / "labels.parquet")
+        if self.cfg.stage == "label":
+            from dcsft.report.figures import pass_rate_histogram
+
+            self.console.print(pass_rate_histogram(folder / "labels.parquet"))
+        tracker.table("labels", labels)
+
+    def _finish(self, tracker: Tracker, page: bool) -> Path:
+        results = results_of(self.cfg, self.task, self.plan, self.folders)
+        path = self.folder / "results.json"
+        write_json(path, results)
+        tracker.summary(results)
+        from dcsft.report.page import write_report
+        from dcsft.report.tables import console_table
+        from dcsft.stages.gather import cell_of, pictures_of
+
+        cell = cell_of(self.cfg, self.plan, self.store, results, "")
+        self.console.print(console_table([cell]))
+        if page:
+            title = f"{self.cfg.task['name']}: {results['name']}"
+            html = write_report(self.folder / "report", title, [cell], pictures_of(self.task))
+            self.console.print(f"page: {html}", highlight=False, soft_wrap=True)
+        return path
+
+
+def _environment() -> dict[str, Any]:
+    """What the stage ran on: recorded, never hashed."""
+    packages = ("torch", "transformers", "peft", "lightning", "numpy", "pillow")
+    return {
+        "dcsft": version("dcsft"),
+        "python": sys.version.split()[0],
+        **{name: version(name) for name in packages},
+        "cores": os.cpu_count(),
+    }
+
+
+def console_and_log() -> Console:
+    """The screen: one console for progress, messages and tables."""
+    console = Console(soft_wrap=False)
+    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)
+    handler.setLevel(logging.WARNING)
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    return console
+
+
+def resolve(cfg: DictConfig) -> DictConfig:
+    """The configuration with every interpolation replaced by its value."""
+    with open_dict(cfg):
+        OmegaConf.resolve(cfg)
+    return cfg

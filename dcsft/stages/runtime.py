@@ -1,0 +1,84 @@
+"""What a stage needs of the machine, and how it shows its progress."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TaskID, TimeRemainingColumn
+
+from dcsft.artefacts import write_json
+from dcsft.models.features import FeatureCache
+from dcsft.models.flops import Meter
+from dcsft.models.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One long piece of work on the screen."""
+
+    progress: Progress
+    task: TaskID
+
+    def advance(self, done: int, note: str = "") -> None:
+        """`done` units are finished in all; `note` is the current figure."""
+        self.progress.update(self.task, completed=done, note=note)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Hardware and display; nothing here changes a number beyond float rounding."""
+
+    device: str
+    micro_batch_size: int
+    generation_batch_size: int
+    checkpoint_every: int
+    decoding: str
+    feature_folder: Path
+    feature_cache_gb: float
+    num_processes: int
+    console: Console
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """A progress bar with the time that remains; it disappears when done."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""))
+
+    def features(self, vlm: VLM) -> FeatureCache | None:
+        """The shared picture features, where the model allows them and its vision tower is frozen."""
+        if not (vlm.takes_picture_features and vlm.vision_frozen) or self.feature_cache_gb == 0:
+            return None
+        return FeatureCache(vlm, self.feature_folder, self.feature_cache_gb)
+
+
+class Ledger:
+    """What a stage has cost over all its attempts; kept in the stage's folder as `cost.json`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "cost.json"
+        self.cost = {"seconds": 0.0, "flops": 0.0, "tokens_trained": 0, "tokens_generated": 0}
+        if self.path.exists():
+            self.cost |= json.loads(self.path.read_text())
+        self._seconds, self._flops = self.cost["seconds"], self.cost["flops"]
+        self._start = time.perf_counter()
+
+    def save(self, meter: Meter, tokens_trained: int = 0, tokens_generated: int = 0) -> None:
+        """Write the state; token counts are totals, the meter and the clock count this attempt."""
+        self.cost["seconds"] = self._seconds + time.perf_counter() - self._start
+        self.cost["flops"] = self._flops + meter.flops
+        self.cost |= {"tokens_trained": tokens_trained, "tokens_generated": tokens_generated}
+        write_json(self.path, self.cost)

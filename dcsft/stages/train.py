@@ -1,0 +1,115 @@
+"""train: post-train the cold-started model on the curated examples. Writes the adapter (LoRA) or the weights (full)."""
+
+import csv
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from dcsft.artefacts import write_json
+from dcsft.data.subsets import Curation, select
+from dcsft.models.render import tokenize_answer
+from dcsft.models.vlm import VLM
+from dcsft.paradigms.paradigm import Item, Paradigm
+from dcsft.records import DIFFICULTIES, Label
+from dcsft.stages.cold_start import schedule_of
+from dcsft.stages.evaluate import count_correct
+from dcsft.stages.fitting import fit, forget_checkpoint
+from dcsft.stages.runtime import Runtime
+from dcsft.tasks.task import Task
+
+ADAPTER, MODEL, SUMMARY, CURVE = "adapter", "model", "train.json", "curve.csv"
+
+
+def tune(vlm: VLM, tuning: dict, seed: int) -> None:
+    """Make the parts that `tuning` names trainable."""
+    if tuning["name"] == "lora":
+        vlm.add_lora(tuning["r"], tuning["alpha"], tuning["dropout"], tuning["parts"], seed)
+    else:
+        vlm.tune_fully(tuning["parts"])
+
+
+def run(
+    folder: Path,
+    vlm: VLM,
+    task: Task,
+    labels: list[Label],
+    curation: Curation,
+    paradigm: Paradigm,
+    tuning: dict,
+    settings: dict,
+    max_new_tokens: int,
+    runtime: Runtime,
+    on_step: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Train `vlm` on the examples that `curation` selects."""
+    chosen = select(labels, curation)
+    counts = Counter(label.difficulty for label in chosen)
+    mixture = ", ".join(f"{counts[kind]} {kind}" for kind in DIFFICULTIES)
+    runtime.console.print(f"train on {len(chosen)} examples: {mixture}", highlight=False)
+    examples = {example.id: example for example in task.examples("train")}
+    rows = [(examples[label.example_id], label.difficulty) for label in chosen]
+    items = [
+        Item(example.id, task.prompt(example), tokenize_answer(vlm, task.target(example)), difficulty)
+        for example, difficulty in rows
+    ]
+    tune(vlm, tuning, curation.seed)
+    schedule = schedule_of(settings, len(items))
+    curve = _Curve(folder / CURVE, vlm, task, max_new_tokens, settings["eval_every"], runtime)
+
+    def after_step(step: int, metrics: dict[str, float]) -> None:
+        on_step(step, metrics)
+        curve.after_step(step)
+
+    fit(
+        "train",
+        vlm,
+        paradigm,
+        items,
+        settings["batch_size"],
+        schedule,
+        curation.seed,
+        settings["class_metrics_every"],
+        folder,
+        runtime,
+        after_step,
+    )
+    vlm.save(folder / (ADAPTER if vlm.peft is not None else MODEL))
+    write_json(
+        folder / SUMMARY,
+        {
+            "steps": schedule.steps,
+            "batch_size": settings["batch_size"],
+            "examples": len(items),
+            "epochs": schedule.steps * settings["batch_size"] / len(items),
+            **{kind: counts[kind] for kind in DIFFICULTIES},
+        },
+    )
+    forget_checkpoint(folder)
+
+
+class _Curve:
+    """Accuracy on every test set while training (Figure 3): rows of step, split, n, correct."""
+
+    def __init__(
+        self, path: Path, vlm: VLM, task: Task, max_new_tokens: int, every: int | None, runtime: Runtime
+    ) -> None:
+        self.path, self.vlm, self.task, self.every = path, vlm, task, every
+        self.max_new_tokens, self.runtime = max_new_tokens, runtime
+        self.rows: dict[tuple[int, str], dict[str, object]] = {}
+        if every and path.exists():
+            with path.open() as file:
+                self.rows = {(int(row["step"]), row["split"]): row for row in csv.DictReader(file)}
+
+    def after_step(self, step: int) -> None:
+        """Evaluate if it is time. A step that a resumed run repeats gives the same row again."""
+        if not self.every or step % self.every:
+            return
+        for split in self.task.tests:
+            n, correct = count_correct(self.vlm, self.task, split, self.max_new_tokens, self.runtime)
+            self.rows[step, split] = {"step": step, "split": split, "n": n, "correct": correct}
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", "split", "n", "correct"])
+            writer.writeheader()
+            writer.writerows(self.rows.values())
+        temporary.replace(self.path)

@@ -1,0 +1,43 @@
+"""Run one experiment: `python train.py task=icons subset=em`; `python train.py --help` shows the choices."""
+
+import os
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from dcsft.config import explain, register
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and we say them in one line
+register()
+
+
+def fail(error: Exception) -> None:
+    """Exit with what a user can act on; a fault of ours keeps its traceback."""
+    message = explain(error, sys.argv[1:])
+    if message is None:
+        raise error
+    sys.exit(message)
+
+
+@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Run the stages of `cfg`, reusing what is there."""
+    from dcsft.stages.run import Run, console_and_log, resolve
+
+    console = console_and_log()
+    try:
+        results = Run(resolve(cfg), console)()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from here")
+    except Exception as error:
+        fail(error)
+    if results is not None:
+        console.print(f"results: {results}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception as error:  # in composing the configuration
+        fail(error)
