@@ -1,6 +1,7 @@
 """A vision-language model with its processor: load, tune, freeze, save."""
 
 import hashlib
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,11 +157,16 @@ class VLM:
         targets = [name for name in linears if _part_of(name) in parts]
         config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
         torch.manual_seed(seed)
-        self.peft = get_peft_model(self.model, config)
+        with warnings.catch_warnings():
+            # PEFT asks transformers by a name that transformers is about to drop (2026-11).
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            self.peft = get_peft_model(self.model, config)
 
     def load_adapter(self, folder: str | Path) -> None:
         """Put a saved adapter on the model, for inference."""
-        self.peft = PeftModel.from_pretrained(self.model, folder)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            self.peft = PeftModel.from_pretrained(self.model, folder)
         self.model.eval()
 
     @contextmanager

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure as Sheet
 
 INK, SOFT, FAINT = "#22262b", "#6b7280", "#d5d9de"
 ACCENT = "#0072b2"
-DIFFICULTY_COLOURS = {"easy": "#009e73", "medium": "#0072b2", "hard": "#d55e00"}
-"""Okabe and Ito's colours, told apart by every common kind of colour blindness."""
+DIFFICULTY_COLOURS = {"easy": "#00805e", "medium": "#0072b2", "hard": "#c14f00"}
+"""Okabe and Ito's colours for the colour-blind, the green and the red a little darker so that white text reads."""
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#22262b", "#e69f00", "#56b4e9", "#8a6d00")
 MARKERS = "osD^vPX*"
 _WIDTH_INCH = 3.6

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.ticker import NullFormatter
 
 from dcsft.records import DIFFICULTIES
 from dcsft.report.canvas import CYCLE, DIFFICULTY_COLOURS, MARKERS, Figure, Panel, drawing
@@ -79,6 +80,8 @@ def _training_panel(
             words.append(f"{difficulty} from {smooth.iloc[0]:.3g} to {smooth.iloc[-1]:.3g}")
         if quantity == "grad_norm":
             draw.axes.set_yscale("log")
+            draw.axes.yaxis.set_major_formatter("{x:g}")
+            draw.axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             draw.axes.set_ylim(bottom=0)
         draw.axes.grid(axis="y")

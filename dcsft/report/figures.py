@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 from rich.bar import Bar
 from rich.table import Table as ConsoleTable
 
@@ -29,7 +31,11 @@ from dcsft.report.curves import accuracy_curve, training_curves
 from dcsft.report.frames import accuracy_frame, difference_frame, level
 from dcsft.report.tables import points
 
-_ROW_INCH = 0.24
+_ROW_INCH = 0.25
+
+
+def _round_steps() -> MaxNLocator:
+    return MaxNLocator(nbins=5, steps=[1, 2, 5, 10])
 
 
 def _rows(draw: Drawing, names: Sequence[str], label: str) -> None:
@@ -38,20 +44,24 @@ def _rows(draw: Drawing, names: Sequence[str], label: str) -> None:
     draw.axes.set_ylim(len(names) - 0.4, -0.6)
     draw.axes.tick_params(axis="y", length=0)
     draw.axes.spines["left"].set_visible(False)
+    draw.axes.xaxis.set_major_locator(_round_steps())
     draw.axes.grid(axis="x")
     draw.axes.set_xlabel(label)
 
 
 def accuracy(cells: Sequence[Cell]) -> Figure | None:
-    """Accuracy per arm with its 95 % interval, a panel a split; every seed as a faint dot."""
+    """Accuracy per arm with its 95 % interval, a panel a split; every seed as a faint dot.
+
+    One arm alone is no figure: the table says it better.
+    """
     frame = accuracy_frame(cells)
     panels = [
         _accuracy_panel(frame, cells, split) for split in split_names(cells) if f"{split}.accuracy" in frame.columns
     ]
-    if not panels:
+    if not panels or len(frame) < 2:
         return None
     caption = "Accuracy per arm. Bars: 95 % intervals as in the table."
-    caption += " Small dots: single seeds." if (frame["seeds"] > 1).any() else ""
+    caption += " Small dots below: single seeds." if (frame["seeds"] > 1).any() else ""
     caption += " Dashed: the cold start." if BASELINE in frame.index else ""
     return Figure("accuracy", "Accuracy per arm", caption, tuple(panels))
 
@@ -67,7 +77,7 @@ def _accuracy_panel(frame: pd.DataFrame, cells: Sequence[Cell], split: str) -> P
             colour = SOFT if arm == BASELINE else ACCENT
             seeds = [100 * c.results["splits"][split]["accuracy"] for c in group if split in c.results["splits"]]
             if len(seeds) > 1:
-                draw.axes.plot(seeds, [y] * len(seeds), "o", ms=2.4, color=colour, alpha=0.45, mew=0, zorder=3)
+                draw.axes.plot(seeds, [y + 0.3] * len(seeds), "o", ms=2.6, color=colour, alpha=0.55, mew=0)
             draw.axes.plot([low, high], [y, y], color=colour, lw=1.4, zorder=2)
             draw.axes.plot(middle, y, "o", ms=5.5, color=colour, mec="white", mew=0.8, zorder=4)
             words.append(f"{arm} {middle:.1f} ({low:.1f} to {high:.1f})")
@@ -137,7 +147,7 @@ def _shares(labels: dict[str, pd.DataFrame]) -> Panel:
         return draw.panel(f"Difficulty of the training examples: {'; '.join(words)}.")
 
 
-def _histogram(labels: pd.DataFrame) -> tuple[int, "np.ndarray"]:
+def _histogram(labels: pd.DataFrame) -> tuple[int, NDArray[np.int64]]:
     """G, the samples of an example, and the number of examples with 0 ... G of them right.
 
     An example with some unjudged samples counts at the nearest rate; ends stay reserved for none and all right.
@@ -185,17 +195,18 @@ def pass_rate_histogram(labels: Path) -> ConsoleTable:
 def hard_ratio(cells: Sequence[Cell]) -> Figure | None:
     """Accuracy against the share of hard examples in the training mixture (the paper's Figure 5).
 
-    A line per paradigm through the arms that are trained on everything or on easy and medium, with whatever share of
-    hard; None unless the arms name at least two different ratios.
+    A line per paradigm through its arms that are trained on everything or on easy and medium, with whatever share of
+    hard; a paradigm needs two different ratios.
     """
-    mixtures = {
-        arm: group
-        for arm, group in by_arm(cells).items()
-        if group[0].results["train"] is not None and group[0].results["subset"] in ("all", "em")
-    }
-    if len({str(group[0].results["hard_ratio"]) for group in mixtures.values()}) < 2:
+    mixtures: dict[str, list[list[Cell]]] = {}
+    for group in by_arm(cells).values():
+        results = group[0].results
+        if results["train"] is not None and results["subset"] in ("all", "em"):
+            mixtures.setdefault(results["paradigm"], []).append(group)
+    lines = {name: arms for name, arms in mixtures.items() if len({str(a[0].results["hard_ratio"]) for a in arms}) > 1}
+    if not lines:
         return None
-    panels = tuple(_hard_ratio_panel(mixtures, split) for split in split_names(cells))
+    panels = tuple(_hard_ratio_panel(lines, split) for split in split_names(cells))
     caption = (
         "Accuracy against the share of hard examples in the mixture; the rest are easy and medium ones in their "
         "natural proportion. Bars: 95 % intervals as in the table."
@@ -203,34 +214,32 @@ def hard_ratio(cells: Sequence[Cell]) -> Figure | None:
     return Figure("hard_ratio", "Accuracy against the share of hard examples", caption, panels)
 
 
-def _hard_ratio_panel(mixtures: dict[str, list[Cell]], split: str) -> Panel:
-    lines: dict[str, list[tuple[float, float, float, float]]] = {}
-    for group in mixtures.values():
-        parts = [cell.results["splits"][split] for cell in group if split in cell.results["splits"]]
-        if parts:
-            found = level(parts)
-            ys = (100 * found[field] for field in ("accuracy", "low", "high"))
-            shares = [100 * train["hard"] / _total(train) for train in (cell.results["train"] for cell in group)]
-            lines.setdefault(group[0].results["paradigm"], []).append((float(np.mean(shares)), *ys))
+def _hard_ratio_panel(lines: dict[str, list[list[Cell]]], split: str) -> Panel:
     words = []
     with drawing(f"hard_ratio_{split}", 2.2) as draw:
-        for i, (paradigm, line) in enumerate(lines.items()):
-            x, y, low, high = np.array(sorted(line)).T
+        for i, (paradigm, arms) in enumerate(lines.items()):
+            x, y, low, high = np.array(sorted(_hard_ratio_point(group, split) for group in arms)).T
             colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
             draw.axes.plot(x, y, marker=marker, color=colour, ms=5.5, lw=1.3, mec="white", label=paradigm.upper())
             draw.axes.vlines(x, low, high, color=colour, lw=1.2, alpha=0.7)
             words += [f"{paradigm} at {a:.1f} % hard {b:.1f}" for a, b in zip(x, y, strict=True)]
+        draw.axes.xaxis.set_major_locator(_round_steps())
+        draw.axes.yaxis.set_major_locator(_round_steps())
         draw.axes.grid(axis="y")
         draw.axes.set_xlabel("hard examples in the mixture, %")
         draw.axes.set_ylabel("accuracy, %")
         draw.axes.set_title(split_title(split))
         if len(lines) > 1:
-            draw.axes.legend()
+            draw.axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=len(lines))
         return draw.panel(f"Accuracy on {split_title(split)} in percent: {'; '.join(words)}.")
 
 
-def _total(train: dict[str, int]) -> int:
-    return sum(train[name] for name in DIFFICULTIES)
+def _hard_ratio_point(group: Sequence[Cell], split: str) -> tuple[float, float, float, float]:
+    """Share of hard examples, accuracy and its interval, in percent."""
+    found = level([cell.results["splits"][split] for cell in group])
+    trained = [cell.results["train"] for cell in group]
+    share = float(np.mean([train["hard"] / sum(train[name] for name in DIFFICULTIES) for train in trained]))
+    return 100 * share, 100 * found["accuracy"], 100 * found["low"], 100 * found["high"]
 
 
 FIGURES: tuple[Callable[[Sequence[Cell]], Figure | None], ...] = (

@@ -107,7 +107,7 @@ def difference_frame(cells: Sequence[Cell]) -> pd.DataFrame:
     """A row per reference, arm and split: the accuracy of the arm minus that of the reference.
 
     One shared seed: exact McNemar on the same test ids. Several: t-test of the per-seed differences. `p_holm` is
-    adjusted over all rows of the frame.
+    adjusted over the rows of one reference.
     """
     arms, answers, rows = by_arm(cells), _Answers(), []
     for reference in REFERENCES:
@@ -125,7 +125,7 @@ def difference_frame(cells: Sequence[Cell]) -> pd.DataFrame:
                     rows.append(head | {"pairs": found.n} | numbers)
     columns = ["reference", "arm", "split", "seeds", "test", "pairs", "difference", "low", "high", "p"]
     frame = pd.DataFrame(rows, columns=columns)
-    return frame.assign(p_holm=holm(frame["p"].tolist()))
+    return frame.assign(p_holm=frame.groupby("reference")["p"].transform(lambda p: holm(p.tolist())))
 
 
 def _judged(cell: Cell, split: str) -> bool:

@@ -119,11 +119,13 @@ def _accuracy_notes(frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _accuracy_table(frame: pd.DataFrame, name: str, caption: str, measures: Sequence[str]) -> Table:
+def _accuracy_table(
+    frame: pd.DataFrame, name: str, caption: str, notes: tuple[str, ...], measures: Sequence[str]
+) -> Table:
     header, columns = _levels(frame, measures)
     labels = [(Entry(str(arm)), Entry(str(seeds))) for arm, seeds in frame["seeds"].items()]
     rows = tuple((*label, *cells) for label, *cells in zip(labels, *columns, strict=True))
-    return Table(name, caption, _accuracy_notes(frame), (Entry("Arm"), Entry("Seeds"), *header), rows, num_labels=1)
+    return Table(name, caption, notes, (Entry("Arm"), Entry("Seeds"), *header), rows, num_labels=1)
 
 
 def accuracy_tables(cells: Sequence[Cell]) -> list[Table]:
@@ -133,17 +135,20 @@ def accuracy_tables(cells: Sequence[Cell]) -> list[Table]:
         return []
     measures = [column.removesuffix(".accuracy") for column in frame if column.endswith(".accuracy")]
     whole, parts = [m for m in measures if "/" not in m], [m for m in measures if "/" in m]
-    tables = [_accuracy_table(frame, "accuracy", "Accuracy per arm and test set, in percent", whole)]
+    tables = [
+        _accuracy_table(frame, "accuracy", "Accuracy per arm and test set, in percent", _accuracy_notes(frame), whole)
+    ]
     if parts:
         caption = "Accuracy on novel and seen classes, in percent, and novel pictures answered with a training word"
-        tables.append(_accuracy_table(frame, "groups", caption, parts))
+        notes = ("Intervals and marks as in the table of accuracies.",)
+        tables.append(_accuracy_table(frame, "groups", caption, notes, parts))
     return tables
 
 
 def difference_tables(cells: Sequence[Cell]) -> list[Table]:
     """Per reference: how much more accurate each arm is, in percentage points."""
     frame = difference_frame(cells)
-    family, tables = int(frame["p"].notna().sum()), []
+    tables = []
     for reference, block in frame.groupby("reference", sort=False):
         splits = [split for split in split_names(cells) if split in set(block["split"])]
         rows = []
@@ -152,7 +157,7 @@ def difference_tables(cells: Sequence[Cell]) -> list[Table]:
             shown = [_difference(found.loc[split]) if split in found.index else Entry(NOTHING) for split in splits]
             rows.append((Entry(str(arm)), Entry(str(found["seeds"].max())), *shown))
         header = (Entry("Arm"), Entry("Seeds"), *(Entry(split_title(split)) for split in splits))
-        notes = _difference_notes(block, family)
+        notes = _difference_notes(block)
         caption = f"Paired difference to {reference}, in percentage points"
         tables.append(Table("differences_" + _stem(str(reference)), caption, notes, header, tuple(rows), num_labels=1))
     return tables
@@ -167,7 +172,7 @@ def _difference(row: pd.Series) -> Entry:
     return Entry(points(row["difference"]), f"{interval} {probability(row['p_holm'])}")
 
 
-def _difference_notes(block: pd.DataFrame, family: int) -> tuple[str, ...]:
+def _difference_notes(block: pd.DataFrame) -> tuple[str, ...]:
     notes = []
     pictures = block[block["seeds"] == 1]["pairs"]
     if len(pictures):
@@ -180,7 +185,9 @@ def _difference_notes(block: pd.DataFrame, family: int) -> tuple[str, ...]:
         notes.append(
             "Several seeds: t-test and 95 % t interval of the per-seed differences; with few seeds it has little power."
         )
-    notes.append(f"p after Holm over all {family} comparisons of this report; the intervals are not adjusted.")
+    notes.append(
+        f"p after Holm over the {block['p'].notna().sum()} comparisons of this table; the intervals are not adjusted."
+    )
     return tuple(notes)
 
 

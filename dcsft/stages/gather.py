@@ -6,13 +6,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from dcsft.artefacts import Artefact, Store
-from dcsft.config import check
+from dcsft.config import CONF, check
 from dcsft.report.cells import Cell
 from dcsft.stages.plan import arm_name, build_task, plan
 from dcsft.stages.results import results_of
@@ -63,12 +67,16 @@ def sweep_cells(sweep: Path, overrides: Sequence[str]) -> list[tuple[DictConfig,
         sweep: a yaml of `sweeps/`.
         overrides: as on the command line of `train.py`; one that sweeps replaces the yaml's.
     """
-    with initialize_config_dir(str(sweep.absolute().parent), version_base="1.3"):
-        params = compose(sweep.stem, return_hydra_config=True).hydra.sweeper.params or {}
-        swept = [f"{name}={value}" for name, value in params.items()]
-        parsed = OverridesParser.create().parse_overrides([*swept, *overrides])
-        (cells,) = BasicSweeper.split_arguments(parsed, None)
-        return [(compose(sweep.stem, cell), cell) for cell in cells]
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    search_path = create_config_search_path(str(sweep.absolute().parent))
+    search_path.prepend("conf", f"file://{CONF}", SearchPathQuery("schema", None))  # what -cd does for train.py
+    Hydra.create_main_hydra2("report", search_path)
+    params = compose(sweep.stem, return_hydra_config=True).hydra.sweeper.params or {}
+    swept = [f"{name}={value}" for name, value in params.items()]
+    parsed = OverridesParser.create().parse_overrides([*swept, *overrides])
+    (cells,) = BasicSweeper.split_arguments(parsed, None)
+    return [(compose(sweep.stem, cell), cell) for cell in cells]
 
 
 def opening_comment(sweep: Path) -> str:

@@ -1,0 +1,39 @@
+# Each target does its own set-up: a virtual environment in .venv, made anew when the dependencies change.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test benchmark clean
+
+demo: .venv/.installed            ## the whole experiment on the embedded default, then its page
+	$(BIN)/python train.py -cd sweeps -cn demo
+	$(BIN)/python report.py sweeps/demo.yaml
+
+test: .venv/.installed-test       ## lint, types, layers, and every test that needs no GPU
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n 2 --dist loadfile
+
+benchmark: .venv/.installed-bench ## speed against the naive way and against TRL, as ratios within one run
+	$(BIN)/python benchmarks/labelling.py
+	$(BIN)/python benchmarks/sft.py
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "dcsft needs Python 3.11 or newer"'
+	$(PYTHON) -m venv .venv || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv" >&2; rm -rf .venv; exit 1; }
+
+.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+.venv/.installed-bench: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
+
+clean:                            ## everything that was computed or installed
+	rm -rf .venv outputs/store outputs/runs outputs/sweeps outputs/report

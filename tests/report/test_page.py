@@ -1,0 +1,171 @@
+import dataclasses
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from dcsft.report.examples import choose, shown_examples
+from dcsft.report.page import write_page, write_report
+from tests.report.synthetic import cell, part, pictures, sweep, write_labels
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Notes every tag and checks that they close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.text.append(data)
+
+    def of(self, tag: str) -> list[dict]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    return sweep(tmp_path_factory.mktemp("sweep"), missing=2, n=60)
+
+
+@pytest.fixture(scope="module")
+def html(cells, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    return write_page(path, "A <b>bold</b> title", cells, pictures, "One & two.\n\nThree.")
+
+
+def test_the_page_stands_alone(html):
+    text = html.read_text(encoding="utf-8")
+    assert not re.search(r"https?://", text)
+    page = Page(text)
+    for tag, attribute in (("img", "src"), ("link", "href"), ("a", "href")):
+        assert all(attrs[attribute].startswith(("data:", "#")) for attrs in page.of(tag))
+    assert all("src" not in attrs for attrs in page.of("script"))
+
+
+def test_what_comes_from_data_is_escaped(html):
+    text = html.read_text(encoding="utf-8")
+    assert len(Page(text).of("script")) == 1
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<b>" not in text
+
+
+def test_the_page_is_accessible(html):
+    page = Page(html.read_text(encoding="utf-8"))
+    assert page.of("html") == [{"lang": "en"}]
+    assert all(attrs["alt"] for attrs in page.of("img"))
+    assert len(page.of("caption")) == len(page.of("table"))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(set(ids)) == len(ids)
+    assert {attrs["aria-labelledby"] for attrs in page.of("section")} <= set(ids)
+
+
+def test_missing_cells_come_with_their_commands(html, cells):
+    text = "".join(Page(html.read_text(encoding="utf-8")).text)
+    assert "25 of 27 cells" in text
+    assert cells[-1].command in text
+
+
+def test_the_same_cells_give_the_same_bytes(html, cells, tmp_path):
+    again = write_page(tmp_path / "again.html", "A <b>bold</b> title", cells, pictures, "One & two.\n\nThree.")
+    assert again.read_bytes() == html.read_bytes()
+
+
+def test_a_report_is_a_folder_of_files(cells, tmp_path):
+    path = write_report(tmp_path / "report", "Report", cells)
+    assert path == tmp_path / "report" / "report.html"
+    found = {str(file.relative_to(path.parent)) for file in path.parent.rglob("*") if file.is_file()}
+    assert {"report.html", "table.md", "table.tex", "table.csv", "cost.csv", "figures/accuracy_id.svg"} <= found
+    assert not [name for name in found if name.startswith(".")]
+    table = pd.read_csv(path.parent / "table.csv", index_col="arm")
+    assert table.loc["SFT-EM", "seeds"] == 3
+
+
+def test_one_run_is_a_page(tmp_path):
+    labels, rollouts = write_labels(tmp_path, 0, count=40)
+    alone = dataclasses.replace(cell("SFT", 0, {"id": part(8, 10, groups={})}), labels=labels, rollouts=rollouts)
+    text = "".join(Page(write_page(tmp_path / "page.html", "One run", [alone]).read_text(encoding="utf-8")).text)
+    assert "One seed: the 95 % intervals (Wilson) are test-sampling error only" in text
+    assert "Paired differences" not in text
+    assert "no picture" in text
+
+
+def test_nothing_computed_is_a_page(tmp_path):
+    text = "".join(Page(write_page(tmp_path / "page.html", "Nothing", [cell("SFT", 0)]).read_text()).text)
+    assert "1 of 1 cells are not computed yet" in text or "The only cell is not computed yet" in text
+
+
+def test_arms_without_their_baseline_say_so(tmp_path):
+    arms = [cell(arm, 0, {"id": part(8, 10, groups={})}) for arm in ("Easy", "Hard")]
+    text = "".join(Page(write_page(tmp_path / "page.html", "Arms", arms).read_text()).text)
+    assert "“Cold start” is not among the computed cells" in text
+
+
+def test_examples_are_spread_over_pass_rates(tmp_path):
+    labels, _ = write_labels(tmp_path, 0)
+    chosen = choose(pd.read_parquet(labels), count=7)
+    assert chosen["difficulty"].tolist() == ["easy"] * 7 + ["medium"] * 7 + ["hard"] * 7
+    assert chosen[chosen["difficulty"] == "medium"]["num_correct"].tolist() == [7, 6, 5, 4, 3, 2, 1]
+
+
+def test_answers_are_counted_right_ones_first(tmp_path):
+    labels, rollouts = write_labels(tmp_path, 0)
+    alone = dataclasses.replace(cell("SFT", 0), labels=labels, rollouts=rollouts)
+    seed, examples = shown_examples([alone], pictures)
+    assert seed == 0
+    assert examples[0].picture is None
+    assert examples[1].picture.startswith("data:image/png;base64,")
+    for example in examples:
+        assert sum(answer.count for answer in example.answers) == example.num_samples
+        assert sum(answer.count for answer in example.answers if answer.correct) == example.num_correct
+        order = [answer.correct for answer in example.answers]
+        assert order == sorted(order, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_the_filter_works_in_a_browser(html, tmp_path):
+    # The page as it opens, then with the filter set as a reader would.
+    assert "24 of 24 examples" in dom(html, tmp_path)
+    choice = """<script>
+      document.querySelector('input[value="hard"]').checked = true;
+      form.elements.rate.value = "0/8";
+      form.dispatchEvent(new Event("change"));
+    </script></body>"""
+    filtered = tmp_path / "filtered.html"
+    filtered.write_text(html.read_text(encoding="utf-8").replace("</body>", choice), encoding="utf-8")
+    text = dom(filtered, tmp_path)
+    assert "8 of 24 examples" in text
+    shown = re.findall(r'<li data-difficulty="(\w+)" data-rate="[^"]*">', text)
+    assert shown == ["hard"] * 8
+
+
+def dom(path, tmp_path) -> str:
+    """The document after its scripts ran."""
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += f" --disable-component-update --disable-sync --dump-dom --user-data-dir={tmp_path / 'profile'}"
+    command = [CHROMIUM, *flags.split(), path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

@@ -1,0 +1,143 @@
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from dcsft.report.frames import accuracy_frame, cost_frame, difference_frame, training_frame
+from dcsft.report.renderers import console, latex, markdown
+from dcsft.report.tables import ONE_SEED, SEVERAL_SEEDS, Entry, accuracy_tables, all_tables, difference_tables
+from dcsft.report.tables import points, quantity
+from tests.report.synthetic import cell, part, write_scores
+
+
+def accuracies(correct: int, n: int = 100) -> dict:
+    return {"id": part(correct, n, groups={})}
+
+
+def test_one_seed_keeps_its_wilson_interval():
+    table = accuracy_tables([cell("SFT", 0, accuracies(8, 10))])[0]
+    assert table.header[2] == Entry("ID", "n = 10")
+    assert table.rows == ((Entry("SFT"), Entry("1"), Entry("80.0", "[49.0, 94.3]")),)
+    assert table.notes == (ONE_SEED,)
+
+
+def test_several_seeds_become_mean_and_t_interval():
+    # accuracies 0.70, 0.80, 0.90: mean 0.8, sd 0.1, se 0.057735, half 4.302653 * 0.057735 = 0.248414
+    cells = [cell("SFT", seed, accuracies(correct)) for seed, correct in enumerate((70, 80, 90))]
+    frame = accuracy_frame(cells)
+    assert frame.loc["SFT", ["id.accuracy", "id.standard_error", "id.low", "id.high"]].tolist() == pytest.approx(
+        [0.8, 0.057735, 0.551586, 1.048414], abs=1e-5
+    )
+    table = accuracy_tables(cells)[0]
+    assert table.rows[0][1:] == (Entry("3"), Entry("80.0 ± 5.8", "[55.2, 104.8]"))
+    assert table.notes == (SEVERAL_SEEDS,)
+
+
+def test_best_and_second_are_marked_and_ties_share():
+    counts = {"Cold start": 70, "Easy": 80, "Medium": 90, "Hard": 90}
+    table = accuracy_tables([cell(arm, 0, accuracies(correct)) for arm, correct in counts.items()])[0]
+    assert [row[2].rank for row in table.rows] == [None, 2, 1, 1]
+
+
+def test_unjudged_answers_and_unequal_test_sets_are_shown():
+    cells = [cell("SFT", 0, {"id": part(80, 100, 3, groups={})}), cell("SFT-M", 0, accuracies(45, 50))]
+    details = [row[2].detail for row in accuracy_tables(cells)[0].rows]
+    assert details[0].endswith("n = 100 3 unjudged")
+    assert details[1].endswith("n = 50")
+
+
+def test_groups_have_their_own_table_with_the_share_of_training_words():
+    groups = {"novel": part(50, 100, into_id=0.21), "seen": part(40, 50, into_id=None)}
+    whole, parts = accuracy_tables([cell("SFT", 0, {"ood_r": part(90, 150, groups=groups)})])
+    assert [entry.text for entry in whole.header] == ["Arm", "Seeds", "OOD-R"]
+    assert [entry.text for entry in parts.header] == ["Arm", "Seeds", "OOD-R novel", "→ ID word", "OOD-R seen"]
+    assert parts.rows[0][3] == Entry("21.0")
+
+
+def test_one_seed_is_compared_picture_by_picture(tmp_path):
+    # the arm alone is right on 6 pictures, the baseline alone on 1, one more picture is not judged: exact p = 0.125
+    ours = [True] * 9 + [False] * 3 + [None]
+    theirs = [True] * 3 + [False] * 6 + [True] + [False] * 2 + [True]
+    cells = [
+        dataclasses.replace(cell(arm, 0, accuracies(6)), scores=write_scores(tmp_path / arm, {"id": answers}))
+        for arm, answers in (("Cold start", theirs), ("SFT-EM", ours))
+    ]
+    frame = difference_frame(cells)
+    assert frame[["reference", "arm", "seeds", "pairs"]].to_numpy().tolist() == [["Cold start", "SFT-EM", 1, 12]]
+    assert frame.loc[0, ["difference", "p", "p_holm"]].tolist() == pytest.approx([5 / 12, 0.125, 0.125])
+    table = difference_tables(cells)[0]
+    assert table.rows[0][2].text == "+41.7"
+    assert table.rows[0][2].detail.endswith("p = 0.125")
+    assert "12 pictures" in table.notes[0]
+
+
+def test_several_seeds_are_compared_seed_by_seed_with_holm_per_reference():
+    cells = [cell("Cold start", seed, accuracies(50)) for seed in range(3)]
+    cells += [cell("SFT", seed, accuracies(51 + seed)) for seed in range(3)]
+    cells += [cell("SFT-EM", seed, accuracies(50 + (1, 3, 2)[seed])) for seed in range(3)]
+    frame = difference_frame(cells).set_index(["reference", "arm"])
+    # 1, 2, 3 points: p = 1 - sqrt(12/14) = 0.074180, twice in one family of two: 0.148360
+    assert frame.loc["Cold start", "p"].tolist() == pytest.approx([0.074180] * 2, abs=1e-6)
+    assert frame.loc["Cold start", "p_holm"].tolist() == pytest.approx([0.148360] * 2, abs=1e-6)
+    # 0, +1, -1 points: no difference at all
+    assert frame.loc[("SFT", "SFT-EM"), "difference"] == pytest.approx(0.0, abs=1e-12)
+    assert frame.loc[("SFT", "SFT-EM"), "p"] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_training_seeds_that_share_a_cold_start_are_paired_with_its_only_cell():
+    shared = {"data": 0, "cold_start": 0, "label": 0}
+    cells = [cell("Cold start", 0, accuracies(50))]
+    cells += [cell("SFT", seed, accuracies(51 + seed), seeds=shared | {"train": seed}) for seed in range(3)]
+    assert difference_frame(cells)["seeds"].tolist() == [3]
+    other = [cell("SFT", 1, accuracies(52))]
+    assert difference_frame([cells[0], *other]).empty
+
+
+def test_training_lists_mixtures_and_leaves_the_baseline_out():
+    frame = training_frame([cell("Cold start", 0, accuracies(5), train=None), cell("SFT", 0, accuracies(5))])
+    assert frame.index.tolist() == ["SFT"]
+    assert frame.loc["SFT", ["seeds", "examples", "easy", "hard"]].tolist() == [1, 340, 172, 0]
+
+
+def test_shared_runs_cost_once():
+    cells = [cell(arm, seed, accuracies(5)) for arm in ("SFT", "SFT-EM") for seed in (0, 1)]
+    frame = cost_frame(cells).set_index(["stage", "arms"])
+    # cold start: two runs of 10 s, shared by both arms; training: two runs of 8 s each arm
+    assert frame.loc[("cold_start", "all 2 arms"), ["num_runs", "seconds"]].tolist() == [2, 20.0]
+    assert frame.loc[("train", "SFT-EM"), ["num_runs", "seconds", "tokens_trained"]].tolist() == [2, 16.0, 6000]
+    # 20 + 10 + 2 * 16 + 2 * 4
+    assert frame["seconds"].sum() == pytest.approx(70.0)
+
+
+def test_dropped_examples_are_reported():
+    cells = [cell("SFT", 0, accuracies(5), dropped={"too_long": 7, "unjudged": 0})]
+    training = next(table for table in all_tables(cells) if table.name == "training")
+    assert training.notes == ("Dropped in SFT, seed 0: too_long 7.",)
+
+
+def test_renderers_mark_and_escape():
+    cells = [cell("A_1 & <b> | [x]", 0, accuracies(80)), cell("B", 0, accuracies(70)), cell("C", 1)]
+    tables = all_tables(cells)
+    written = markdown(tables, cells)
+    assert "**80.0** <sub>" in written
+    assert "<u>70.0</u>" in written
+    assert r"A\_1 &amp; &lt;b> \| \[x\]" in written
+    assert "- C, seed 1: `python train.py subset='C' seed=1`" in written
+    tex = latex(tables, cells)
+    assert r"\toprule" in tex
+    assert r"A\_1 \& $<$b$>$ | [x] & 1 & \textbf{80.0}" in tex
+    assert r"\underline{70.0}" in tex
+    assert "% missing: C, seed 1" in tex
+    buffer = io.StringIO()
+    Console(file=buffer, width=120).print(console(tables[0]))
+    assert "A_1 & <b> | [x]" in buffer.getvalue()
+
+
+def test_numbers_are_written_for_reading():
+    assert [points(value) for value in (-0.0204, 0.0204, -0.0001)] == ["−2.0", "+2.0", "0.0"]
+    assert [quantity(value) for value in (0, 1720, 1.2e12)] == ["0", "1,720", "1.20 T"]
+
+
+def test_nothing_finished_is_no_table():
+    assert all_tables([cell("SFT", 0)]) == []
