@@ -34,7 +34,7 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except Exception as error:
-        message = explain(error, sys.argv[1:])
+        message = explain(error)
         if message is None:
             raise
         sys.exit(message)

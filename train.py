@@ -14,7 +14,7 @@ register()
 
 def fail(error: Exception) -> None:
     """Exit with what a user can act on; a fault of ours keeps its traceback."""
-    message = explain(error, sys.argv[1:])
+    message = explain(error)
     if message is None:
         raise error
     sys.exit(message)

@@ -8,7 +8,8 @@ import difflib
 import errno
 import importlib
 import inspect
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).parent.parent / "conf"
+_SHOWN = 20
 STAGES = ("foundation", "cold_start", "label", "train", "evaluate", "report")
 
 
@@ -187,9 +189,12 @@ def register() -> None:
 
 
 def nearest(name: str, options: list[str]) -> str:
-    """'did you mean X?' if something is close, else the options."""
+    """'did you mean X?' if something is close, else the first of the options."""
     close = difflib.get_close_matches(name, options, 1)
-    return f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(sorted(options))}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    shown = sorted(options)[:_SHOWN]
+    return f"the options are {', '.join(shown)}{' ...' if len(options) > _SHOWN else ''}"
 
 
 def leaf_names(cfg: DictConfig) -> list[str]:
@@ -238,13 +243,29 @@ def _target_problems(cfg: DictConfig, group: str) -> list[str]:
     return problems + [f"{group}.{key} must be given, got nothing; set {group}.{key}=VALUE" for key in required - given]
 
 
+def _unknown_keys(node: DictConfig, prefix: str) -> list[str]:
+    """Keys that `+key=value` has added to a part of the configuration whose schema does not have them."""
+    schema = OmegaConf.get_type(node)
+    if not is_dataclass(schema):
+        return []
+    known = [entry.name for entry in fields(schema)]
+    added = [f"{prefix}{key} is not a key of the configuration; {nearest(key, known)}" for key in set(node) - {*known}]
+    inner = [(key, node._get_node(key)) for key in known]
+    return added + [
+        problem
+        for key, child in inner
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing()
+        for problem in _unknown_keys(child, f"{prefix}{key}.")
+    ]
+
+
 def check(cfg: DictConfig) -> None:
     """Everything that can be found wrong before anything is loaded, all at once.
 
     Raises:
         ValueError: one line a problem.
     """
-    problems: list[str] = []
+    problems = _unknown_keys(cfg, "")
 
     def require(holds: bool, problem: str) -> None:
         if not holds:
@@ -319,13 +340,10 @@ def check(cfg: DictConfig) -> None:
         raise ValueError("\n".join(problems))
 
 
-def explain(error: Exception, arguments: list[str]) -> str | None:
+def explain(error: Exception) -> str | None:
     """What a user is told of an error: one line a problem; None for a fault of ours, which deserves its traceback."""
     if isinstance(error, HydraException | OmegaConfBaseException):
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        cause = [line.strip() for line in str(error.__cause__ or "").splitlines() if line.strip()]
-        said = " ".join(dict.fromkeys(lines + cause))
-        return "\n".join([said, *_unknown_keys(arguments)])
+        return _explain_hydra(" ".join(f"{error} {error.__cause__ or ''}".split()))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk must have room for the results, got none left ({error.filename}); free some and run again"
     if isinstance(error, ValueError):
@@ -333,13 +351,23 @@ def explain(error: Exception, arguments: list[str]) -> str | None:
     return None
 
 
-def _unknown_keys(arguments: list[str]) -> list[str]:
-    """For each override whose key does not exist: the nearest that does."""
+def _explain_hydra(said: str) -> str:
+    """Hydra's words, turned into what must be, what was given, and what is near."""
+    if found := re.search(r"Could not override '([^']+)'", said):
+        return f"{found[1]} is not a key of the configuration; {nearest(found[1], _all_keys())}"
+    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", said):
+        group, choice = found.groups()
+        options = [file.stem for file in (CONF / group).glob("*.yaml")]
+        return f"{group} must be one of {', '.join(sorted(options))}, got {choice!r}; {nearest(choice, options)}"
+    if found := re.search(r"override (\S+?)=.* Value '(.*)' of type '\w+' could not be converted to (\w+)", said):
+        key, value, kind = found.groups()
+        return f"{key} must be of type {kind}, got {value!r}; see conf/ for what it means"
+    return said
+
+
+def _all_keys() -> list[str]:
+    """Every key of the default configuration, and the groups."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        names = leaf_names(compose("config"))
-    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
-    options = names + groups
-    keys = [argument.partition("=")[0].lstrip("+~") for argument in arguments if "=" in argument]
-    unknown = [key for key in keys if key not in options and not key.startswith(("-", "hydra", "/"))]
-    return [f"{key}: {nearest(key, options)}" for key in unknown if difflib.get_close_matches(key, options, 1)]
+        keys = leaf_names(compose("config"))
+    return [*keys, *(folder.name for folder in CONF.iterdir() if folder.is_dir())]

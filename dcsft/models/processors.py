@@ -57,7 +57,7 @@ def allow_missing_torchvision() -> None:
 def load_processor(path: str | Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ProcessorMixin:
     """The processor saved at `path` (or on the Hub), its picture size bounded to [min_pixels, max_pixels]."""
     allow_missing_torchvision()
-    processor = AutoProcessor.from_pretrained(path)
+    processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
     size = dict(processor.image_processor.size)
     if min_pixels is not None:
         size["shortest_edge"] = min_pixels

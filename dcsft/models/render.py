@@ -80,7 +80,7 @@ def render_prompts(
         [content for message in messages for content in message.content if isinstance(content, Picture)]
         for messages in conversations
     ]
-    if features is None:
+    if features is None or not any(pictures):
         encoded = _with_pixels(vlm, texts, pictures)
     else:
         encoded = _with_features(vlm, texts, features([picture for row in pictures for picture in row]))

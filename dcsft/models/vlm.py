@@ -5,10 +5,12 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
@@ -60,9 +62,11 @@ class VLM:
             ValueError: nothing that can be loaded is at `path`.
         """
         try:
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype))
+            model = AutoModelForImageTextToText.from_pretrained(
+                path, dtype=getattr(torch, dtype), trust_remote_code=False
+            )
             processor = load_processor(path, min_pixels, max_pixels)
-        except OSError as error:
+        except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"model.path must be a folder or a Hub id with a model, got {str(path)!r} ({reason}); "

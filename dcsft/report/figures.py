@@ -28,7 +28,7 @@ from dcsft.report.canvas import (
 )
 from dcsft.report.cells import BASELINE, Cell, by_arm, label_files, split_names, split_title
 from dcsft.report.curves import accuracy_curve, training_curves
-from dcsft.report.frames import accuracy_frame, difference_frame, level
+from dcsft.report.frames import accuracy_frame, difference_frame, judged, level
 from dcsft.report.tables import points
 
 _ROW_INCH = 0.25
@@ -75,7 +75,7 @@ def _accuracy_panel(frame: pd.DataFrame, cells: Sequence[Cell], split: str) -> P
         for y, (arm, group) in enumerate((name, by_arm(cells)[name]) for name in names):
             middle, low, high = (100 * shown.loc[arm, f"{split}.{field}"] for field in ("accuracy", "low", "high"))
             colour = SOFT if arm == BASELINE else ACCENT
-            seeds = [100 * c.results["splits"][split]["accuracy"] for c in group if split in c.results["splits"]]
+            seeds = [100 * c.results["splits"][split]["accuracy"] for c in group if judged(c, split)]
             if len(seeds) > 1:
                 draw.axes.plot(seeds, [y + 0.3] * len(seeds), "o", ms=2.6, color=colour, alpha=0.55, mew=0)
             draw.axes.plot([low, high], [y, y], color=colour, lw=1.4, zorder=2)
@@ -150,8 +150,10 @@ def _shares(labels: dict[str, pd.DataFrame]) -> Panel:
 def _histogram(labels: pd.DataFrame) -> tuple[int, NDArray[np.int64]]:
     """G, the samples of an example, and the number of examples with 0 ... G of them right.
 
-    An example with some unjudged samples counts at the nearest rate; ends stay reserved for none and all right.
+    An example with some unjudged samples counts at the nearest rate; ends stay reserved for none and all right. One
+    with none judged is left out.
     """
+    labels = labels[labels["num_samples"] > 0]
     most = int(labels["num_samples"].max())
     right, samples = labels["num_correct"].to_numpy(), labels["num_samples"].to_numpy()
     inner = np.clip(np.rint(most * right / samples), 1, max(1, most - 1))
@@ -218,7 +220,10 @@ def _hard_ratio_panel(lines: dict[str, list[list[Cell]]], split: str) -> Panel:
     words = []
     with drawing(f"hard_ratio_{split}", 2.2) as draw:
         for i, (paradigm, arms) in enumerate(lines.items()):
-            x, y, low, high = np.array(sorted(_hard_ratio_point(group, split) for group in arms)).T
+            judged_arms = [kept for kept in ([c for c in group if judged(c, split)] for group in arms) if kept]
+            if not judged_arms:
+                continue
+            x, y, low, high = np.array(sorted(_hard_ratio_point(group, split) for group in judged_arms)).T
             colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
             draw.axes.plot(x, y, marker=marker, color=colour, ms=5.5, lw=1.3, mec="white", label=paradigm.upper())
             draw.axes.vlines(x, low, high, color=colour, lw=1.2, alpha=0.7)

@@ -63,6 +63,12 @@ def accuracy_frame(cells: Sequence[Cell]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
 
 
+def judged(cell: Cell, split: str) -> bool:
+    """Whether the cell has an accuracy on the split."""
+    splits = cell.results["splits"]
+    return split in splits and splits[split]["accuracy"] is not None
+
+
 def _partner(cell: Cell, candidates: Sequence[Cell]) -> Cell | None:
     """The reference cell of the same seed; for the baseline, else, the one that this cell was trained from."""
     for candidate in candidates:
@@ -116,7 +122,7 @@ def difference_frame(cells: Sequence[Cell]) -> pd.DataFrame:
                 continue
             partners = [(cell, _partner(cell, arms[reference])) for cell in group]
             for split in split_names(cells):
-                pairs = [(c, p) for c, p in partners if p is not None and _judged(c, split) and _judged(p, split)]
+                pairs = [(c, p) for c, p in partners if p is not None and judged(c, split) and judged(p, split)]
                 found = _compare(pairs, split, answers) if pairs else None
                 if found is not None:
                     test = "McNemar, over pictures" if len(pairs) == 1 else "paired t, over seeds"
@@ -126,11 +132,6 @@ def difference_frame(cells: Sequence[Cell]) -> pd.DataFrame:
     columns = ["reference", "arm", "split", "seeds", "test", "pairs", "difference", "low", "high", "p"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.assign(p_holm=frame.groupby("reference")["p"].transform(lambda p: holm(p.tolist())))
-
-
-def _judged(cell: Cell, split: str) -> bool:
-    splits = cell.results["splits"]
-    return split in splits and splits[split]["accuracy"] is not None
 
 
 def training_frame(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -162,7 +163,9 @@ def cost_frame(cells: Sequence[Cell]) -> pd.DataFrame:
                 if cost is not None:
                     costs[stage, cost["key"]] = cost
                     users.setdefault((stage, cost["key"]), []).append(arm)
-    stages = list(dict.fromkeys(stage for stage, _ in costs))
+    # The baseline skips stages: the cell that went through most of them says in which order they come.
+    longest = max((list(cell.results["stages"]) for group in arms.values() for cell in group), key=len, default=[])
+    stages = list(dict.fromkeys([*longest, *(stage for stage, _ in costs)]))
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for run in sorted(costs, key=lambda run: stages.index(run[0])):
         names = list(dict.fromkeys(users[run]))

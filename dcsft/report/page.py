@@ -25,7 +25,7 @@ def write_page(
     """Writes the report of `cells` to `path` and returns it.
 
     `pictures` gives PNG bytes of training examples by id, None where pictures are not at hand; `description` is plain
-    text, paragraphs parted by an empty line.
+    text whose lines are kept, paragraphs parted by an empty line.
     """
     return _write(path, _page(title, cells, pictures, description, all_tables(cells), all_figures(cells)))
 
@@ -105,4 +105,4 @@ def _page(
 
 def _one_per_seed(cells: Sequence[Cell]) -> list[Cell]:
     """Cells of one seed share their labelling."""
-    return list({cell.seed: cell for cell in finished(cells) if cell.results["difficulty"] is not None}.values())
+    return list({cell.seed: cell for cell in finished(cells)}.values())

@@ -1,9 +1,6 @@
-"""A table as rich console output, Markdown or LaTeX; HTML is page.jinja's business."""
+"""Tables as Markdown and LaTeX; HTML is page.jinja's business, the terminal tables.py's."""
 
 from collections.abc import Sequence
-
-from rich.markup import escape
-from rich.table import Table as ConsoleTable
 
 from dcsft.report.cells import Cell, missing
 from dcsft.report.tables import Entry, Table
@@ -19,23 +16,6 @@ _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
     "<": "$<$",
     ">": "$>$",
 }
-
-
-def console(table: Table) -> ConsoleTable:
-    """For the terminal: best bold, second best underlined, details dim below."""
-    shown = ConsoleTable(title=table.caption, caption="\n".join(table.notes), title_justify="left")
-    shown.caption_justify = "left"
-    for i, entry in enumerate(table.header):
-        shown.add_column(_markup(entry), justify="left" if i < table.num_labels else "right", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*map(_markup, row))
-    return shown
-
-
-def _markup(entry: Entry) -> str:
-    style = {1: "bold", 2: "underline", None: ""}[entry.rank]
-    text = f"[{style}]{escape(entry.text)}[/]" if style else escape(entry.text)
-    return f"{text}\n[dim]{escape(entry.detail)}[/]" if entry.detail else text
 
 
 def markdown(tables: Sequence[Table], cells: Sequence[Cell]) -> str:

@@ -1,12 +1,16 @@
-"""The tables of a report: the frames' numbers laid out as text, ready for any renderer."""
+"""The tables of a report: the frames' numbers laid out as text, and how that looks in a terminal."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table as ConsoleTable
+from rich.text import Text
 
-from dcsft.report.cells import Cell, by_arm, split_names, split_title
+from dcsft.report.cells import Cell, by_arm, missing, split_names, split_title
 from dcsft.report.frames import COSTS, accuracy_frame, cost_frame, difference_frame, training_frame
 
 ONE_SEED = (
@@ -248,3 +252,29 @@ def all_tables(cells: Sequence[Cell]) -> list[Table]:
     """Every table that has something to say, in reading order."""
     rest = [table for table in (training_table(cells), cost_table(cells)) if table is not None]
     return [*accuracy_tables(cells), *difference_tables(cells), *rest]
+
+
+def console_table(cells: Sequence[Cell]) -> Group:
+    """Accuracies and paired differences for the terminal (rich), then the commands of the missing cells."""
+    shown: list[RenderableType] = [_console(table) for table in (*accuracy_tables(cells), *difference_tables(cells))]
+    if missing(cells):
+        shown.append(Text(f"{len(missing(cells))} of {len(cells)} cells are not computed yet:"))
+        shown += [Text(f"  {cell.command}", no_wrap=True, overflow="ignore") for cell in missing(cells)]
+    return Group(*shown)
+
+
+def _console(table: Table) -> ConsoleTable:
+    """Best bold, second best underlined, details dim below."""
+    shown = ConsoleTable(title=table.caption, caption="\n".join(table.notes), title_justify="left")
+    shown.caption_justify = "left"
+    for i, entry in enumerate(table.header):
+        shown.add_column(_markup(entry), justify="left" if i < table.num_labels else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(_markup, row))
+    return shown
+
+
+def _markup(entry: Entry) -> str:
+    style = {1: "bold", 2: "underline", None: ""}[entry.rank]
+    text = f"[{style}]{escape(entry.text)}[/]" if style else escape(entry.text)
+    return f"{text}\n[dim]{escape(entry.detail)}[/]" if entry.detail else text

@@ -28,11 +28,8 @@ NOT_KEYED = {
     "engine": "two exact ways to the same samples, up to float rounding",
     "logger": "who is told",
     "model.name": "a name for people; path, dtype and pixels say which model",
-    "model.from_scratch": "chooses between the shipped and the trained foundation, whose keys differ",
     "model.foundation": "the foundation's recipe; with shipped weights it is checked against theirs",
     "task.name": "a name for people",
-    "paradigm.name": "a name for people",
-    "tuning.name": "its values say it",
 }
 
 SHIPPED_FOUNDATION = Path(str(files("dcsft.models").joinpath("foundation")))

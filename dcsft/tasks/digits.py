@@ -4,7 +4,7 @@ Look at it: `python -m dcsft.tasks.digits`.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -85,6 +85,10 @@ def draw_typeset(rng: Generator, index: int) -> Array:
     return typeset_digit(rng, digit, FONTS[font], as_scan=0)
 
 
+def _digest(parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
 class Digits(Task):
     """Name the digit. Splits: cold_start and train (scans below index 1,200), id (held-out scans), ood_r, ood_a.
 
@@ -121,7 +125,7 @@ class Digits(Task):
             if value < 1 or (most is not None and value > most):
                 allowed = "at least 1" if most is None else f"between 1 and {most}"
                 raise ValueError(f"task.{name} must be {allowed}, got {value}; {why}")
-        self.test_seed = test_seed
+        self.seed, self.test_seed = seed, test_seed
         order = stream("digits", "order", seed).permutation(NUM_TRAINING_SCANS)
         turn = np.empty(NUM_TRAINING_SCANS, np.int64)  # of each scan in `order`: how many of its digit come before it
         for digit in range(len(DIGIT_WORDS)):
@@ -145,12 +149,18 @@ class Digits(Task):
     def classes(self) -> frozenset[str]:
         return frozenset(DIGIT_WORDS)
 
-    def fingerprint(self) -> str:
-        pictures, digits = scans()
-        digest = hashlib.sha256(pictures.tobytes() + digits.astype("<i8").tobytes())
-        for font in FONTS:
-            digest.update((font_folder() / font).read_bytes())
-        return f"digits-{RENDERER_VERSION}-{digest.hexdigest()[:16]}"
+    def identity(self, split: str) -> dict[str, object]:
+        name = f"digits-{RENDERER_VERSION}/{split}"
+        rows = {"split": name, "size": len(self.indices[split])}
+        if split == "ood_r":
+            return rows | {
+                "test_seed": self.test_seed,
+                "fonts": _digest((font_folder() / f).read_bytes() for f in FONTS),
+            }
+        rows["scans"] = _digest(array.tobytes() for array in scans())
+        if split == "ood_a":
+            return rows | {"test_seed": self.test_seed}
+        return rows if split == "id" else rows | {"seed": self.seed}
 
     def examples(self, split: str) -> Sequence[Example]:
         if split not in self.indices:

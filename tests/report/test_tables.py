@@ -3,12 +3,22 @@ import io
 
 import pytest
 from rich.console import Console
+from synthetic_cells import cell, part, write_scores
 
+from dcsft.report.figures import accuracy
 from dcsft.report.frames import accuracy_frame, cost_frame, difference_frame, training_frame
-from dcsft.report.renderers import console, latex, markdown
-from dcsft.report.tables import ONE_SEED, SEVERAL_SEEDS, Entry, accuracy_tables, all_tables, difference_tables
-from dcsft.report.tables import points, quantity
-from tests.report.synthetic import cell, part, write_scores
+from dcsft.report.renderers import latex, markdown
+from dcsft.report.tables import (
+    ONE_SEED,
+    SEVERAL_SEEDS,
+    Entry,
+    accuracy_tables,
+    all_tables,
+    console_table,
+    difference_tables,
+    points,
+    quantity,
+)
 
 
 def accuracies(correct: int, n: int = 100) -> dict:
@@ -110,6 +120,13 @@ def test_shared_runs_cost_once():
     assert frame["seconds"].sum() == pytest.approx(70.0)
 
 
+def test_stages_come_in_their_order_though_the_baseline_skips_some():
+    cells = [cell("Cold start", 0, accuracies(5)), cell("SFT", 0, accuracies(5))]
+    del cells[0].results["stages"]["train"]
+    order = ["cold_start", "label", "train", "evaluate"]
+    assert list(dict.fromkeys(cost_frame(cells)["stage"])) == order
+
+
 def test_dropped_examples_are_reported():
     cells = [cell("SFT", 0, accuracies(5), dropped={"too_long": 7, "unjudged": 0})]
     training = next(table for table in all_tables(cells) if table.name == "training")
@@ -130,8 +147,9 @@ def test_renderers_mark_and_escape():
     assert r"\underline{70.0}" in tex
     assert "% missing: C, seed 1" in tex
     buffer = io.StringIO()
-    Console(file=buffer, width=120).print(console(tables[0]))
+    Console(file=buffer, width=120).print(console_table(cells))
     assert "A_1 & <b> | [x]" in buffer.getvalue()
+    assert "1 of 3 cells are not computed yet:\n  python train.py subset='C' seed=1" in buffer.getvalue()
 
 
 def test_numbers_are_written_for_reading():
@@ -141,3 +159,10 @@ def test_numbers_are_written_for_reading():
 
 def test_nothing_finished_is_no_table():
     assert all_tables([cell("SFT", 0)]) == []
+
+
+def test_a_split_without_a_judged_answer_is_left_out_and_breaks_nothing():
+    nothing = {"n": 0, "unjudged": 5, "correct": 0, "accuracy": None, "low": None, "high": None, "groups": {}}
+    cells = [cell(arm, 0, accuracies(80) | {"ood_r": nothing}) for arm in ("Cold start", "SFT")]
+    assert [entry.text for entry in accuracy_tables(cells)[0].header] == ["Arm", "Seeds", "ID"]
+    assert [panel.name for panel in accuracy(cells).panels] == ["accuracy_id"]

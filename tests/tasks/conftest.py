@@ -1,37 +1,38 @@
 """Builds the task of a real configuration, small; and class-named folders of real files."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from PIL import Image
 
 from dcsft.config import register
 from dcsft.seeding import stream
+from dcsft.stages import plan
 from dcsft.tasks.task import Task
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
 def build_task(overrides: list[str]) -> Task:
-    """The task of the composed configuration; `name` is for reports and no argument."""
+    """The task of the composed configuration, as a run builds it."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides)
-    arguments = {key: node for key, node in cfg.task.items() if key != "name"}
-    return instantiate(arguments, reward=instantiate(cfg.reward))
+        return plan.build_task(compose("config", overrides))
 
 
 def pixels_digest(task: Task) -> str:
-    """Of the first three pictures of each split, with their ids and targets."""
-    digest = hashlib.sha256(task.fingerprint().encode())
+    """Of every split's identity and first three pictures, with their ids and targets."""
+    digest = hashlib.sha256()
     for split in ("cold_start", "train", *task.tests):
+        digest.update(json.dumps(task.identity(split), sort_keys=True).encode())
         for example in task.examples(split)[:3]:
-            digest.update(f"{example.id} {example.target} {example.pictures[0].id}".encode())
-            digest.update(example.pictures[0].open().tobytes())
+            for picture in example.pictures:
+                digest.update(f"{example.id} {example.target} {picture.id}".encode())
+                digest.update(picture.open().tobytes())
     return digest.hexdigest()
 
 

@@ -1,0 +1,76 @@
+"""The model and the data of the benchmarks: a random Qwen2.5-VL of middle size, and synthetic photos.
+
+Random weights do as well as trained ones: only the work is measured, never an answer.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from dcsft.models.render import render_prompts
+from dcsft.models.tiny import build_model, build_processor, build_tokenizer
+from dcsft.models.vlm import VLM
+from dcsft.records import Message, Picture
+
+SIDE = 224
+"""Pixels: 64 merged picture tokens."""
+NAMES = ("goldfish", "tabby cat", "sports car", "pizza", "mushroom", "jellyfish", "ambulance", "bald eagle")
+QUESTION = "what type of object is in this photo? please output only the name."
+FILLER = " please look at it closely"
+
+_SYSTEM = "system user assistant\nYou are a helpful assistant."
+
+
+def build(folder: Path, num_pictures: int, vocab_size: int | None = None) -> None:
+    """Write `folder`/model, `folder`/pictures and `folder`/rows.json.
+
+    Args:
+        vocab_size: of the model; None: of its tokenizer. Qwen2.5-VL has 151,936.
+    """
+    tokenizer = build_tokenizer([QUESTION, FILLER, _SYSTEM, *NAMES] * 4, 448)
+    config = build_model(
+        tokenizer, seed=0, hidden_size=256, num_layers=4, num_heads=4, vision_hidden_size=128, vision_depth=4
+    ).config
+    config.vision_config.fullatt_block_indexes = [3]  # the others attend within windows, as in the real model
+    if vocab_size is not None:
+        config.text_config.vocab_size = vocab_size
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    # Picture tokens are never sampled, so an answer never ends: all ways sample the same number of tokens.
+    model.generation_config.eos_token_id = config.video_token_id
+    model.save_pretrained(folder / "model")
+    build_processor(tokenizer, min_pixels=28 * 28, max_pixels=SIDE * SIDE).save_pretrained(folder / "model")
+    (folder / "pictures").mkdir()
+    rows = []
+    for number in range(num_pictures):
+        path = folder / "pictures" / f"{number}.png"
+        noise = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+        rows.append({"picture": str(path.resolve()), "answer": NAMES[number % len(NAMES)]})
+    (folder / "rows.json").write_text(json.dumps(rows))
+
+
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    """One of `picture` (a file) and `answer` for each picture."""
+    return json.loads((folder / "rows.json").read_text())
+
+
+def picture(path: str) -> Picture:
+    """A picture that is read from its file each time it is looked at."""
+    return Picture(path, lambda: Image.open(path).convert("RGB"))
+
+
+def question_of(vlm: VLM, path: str, num_tokens: int) -> str:
+    """The question, lengthened until its prompt has at least `num_tokens` tokens."""
+    question = QUESTION
+    while prompt_tokens(vlm, path, question) < num_tokens:
+        question += FILLER
+    return question
+
+
+def prompt_tokens(vlm: VLM, path: str, question: str) -> int:
+    """Tokens of the prompt with one picture."""
+    return render_prompts(vlm, [[Message("user", (picture(path), question))]]).lengths[0]

@@ -1,0 +1,103 @@
+"""What the benchmarks share: rounds that alternate, ratios within a round, one table and one file of results."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+console = Console()
+
+_PACKAGES = ("torch", "transformers", "peft", "lightning", "trl", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One side in one setting."""
+
+    setting: str
+    side: str
+    rates: list[float]
+    """Units of work a CPU second, one for each round."""
+    reference: list[float]
+    """The same of the side that it is compared with, round by round."""
+    compared_with: str
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times faster, round by round: the machine's mood is the same on both sides of a round."""
+        return [own / other for own, other in zip(self.rates, self.reference, strict=True)]
+
+
+def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Each side's rate in each round; every other round runs backwards, so that no side is always first."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
+            with console.status(f"round {number + 1} of {rounds}: {name}"):
+                rates[name].append(sides[name]())
+    return rates
+
+
+def cpu_rate(work: Callable[[], int]) -> float:
+    """Units of work a CPU second; `work` returns how many it did."""
+    start = time.process_time()
+    done = work()
+    return done / (time.process_time() - start)
+
+
+def publish(name: str, unit: str, rows: list[Measured], command: str, **extra: object) -> None:
+    """Show the table and write `results/NAME.json`."""
+    table = Table("setting", "side", f"{unit} a CPU second", "compared with", "ratio", "rounds", title=name)
+    for row in rows:
+        spread = f"{min(row.ratios):.2f} - {max(row.ratios):.2f}"
+        table.add_row(
+            row.setting,
+            row.side,
+            f"{statistics.median(row.rates):.3g}",
+            row.compared_with,
+            f"{statistics.median(row.ratios):.2f}x",
+            f"{spread} ({len(row.ratios)})",
+        )
+    console.print(table)
+    result = {
+        "date": date.today().isoformat(),
+        "command": command,
+        "machine": f"{os.cpu_count()} CPU cores, one thread",
+        "versions": {"python": platform.python_version(), **_versions()},
+        "unit": f"{unit} a CPU second",
+        "rows": [asdict(row) | {"ratios": row.ratios, "median_ratio": statistics.median(row.ratios)} for row in rows],
+        **extra,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(_rounded(result), indent=1) + "\n")
+    console.print(f"written to {path}")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # TRL is wanted by one of the benchmarks only
+            continue
+    return found
+
+
+def _rounded(value: object) -> object:
+    """Floats to four digits: the rest is noise."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list) else value

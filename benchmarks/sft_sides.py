@@ -1,0 +1,188 @@
+"""One side of sft.py, in a process of its own: train some steps, print steps a CPU second as JSON.
+
+    python benchmarks/sft_sides.py SIDE FOLDER BATCH_SIZE STEPS
+
+All sides: the same rows, LoRA on every linear layer, AdamW, gradients clipped, one forward pass a step.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from bench_model import QUESTION, picture, read_rows
+from rich.console import Console
+
+from dcsft.models.render import append_completions, completion_logits, render_prompts, tokenize_answer
+from dcsft.models.vlm import PARTS, VLM
+from dcsft.module import Schedule
+from dcsft.paradigms.paradigm import Item
+from dcsft.paradigms.sft import SFT
+from dcsft.records import Message
+from dcsft.stages.fitting import fit
+from dcsft.stages.runtime import Runtime
+
+WARM_UP = 3
+"""Steps that do not count."""
+LR, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, (0.9, 0.95), 0.1, 1.0
+RANK, ALPHA, DROPOUT = 32, 64, 0.05
+
+
+class Clock:
+    """CPU seconds at the end of each step."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def step(self, *_: object) -> None:
+        self.ends.append(time.process_time())
+
+    def rate(self) -> float:
+        """Steps a CPU second after the warm-up."""
+        return (len(self.ends) - WARM_UP) / (self.ends[-1] - self.ends[WARM_UP - 1])
+
+
+def _policy(folder: Path) -> VLM:
+    vlm = VLM.load(folder / "model")
+    vlm.add_lora(r=RANK, alpha=ALPHA, dropout=DROPOUT, parts=PARTS, seed=0)
+    return vlm
+
+
+def _items(vlm: VLM, folder: Path) -> list[Item]:
+    return [
+        Item(
+            row["picture"],
+            [Message("user", (picture(row["picture"]), QUESTION))],
+            tokenize_answer(vlm, row["answer"]),
+            None,
+        )
+        for row in read_rows(folder)
+    ]
+
+
+def _num_trained(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def bare_loop(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
+    """The least a training loop must do: no Lightning, no metrics, no checkpoints."""
+    vlm = _policy(folder)
+    items = _items(vlm, folder)
+    vlm.model.train()
+    parameters = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, LR, betas=BETAS, weight_decay=WEIGHT_DECAY)
+    for step in range(steps):
+        batch = [items[(step * batch_size + row) % len(items)] for row in range(batch_size)]
+        prompts = render_prompts(vlm, [item.messages for item in batch])
+        sequences = append_completions(vlm, prompts, [item.answer_ids for item in batch])
+        logits, targets, _ = completion_logits(vlm, sequences)
+        F.cross_entropy(logits, targets).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        clock.step()
+    return _num_trained(vlm.model)
+
+
+def dcsft(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
+    """The train stage's fitting, its progress bar drawn as on a terminal."""
+    vlm = _policy(folder)
+    schedule = Schedule(steps, LR, BETAS, WEIGHT_DECAY, warmup_ratio=0.1, max_grad_norm=MAX_GRAD_NORM)
+    with tempfile.TemporaryDirectory() as out, Path("/dev/null").open("w") as screen:
+        runtime = Runtime(
+            device="cpu",
+            micro_batch_size=batch_size,
+            generation_batch_size=batch_size,
+            checkpoint_every=steps,
+            decoding="tree",
+            feature_folder=Path(out),
+            feature_cache_gb=0,
+            num_processes=1,
+            console=Console(file=screen, force_terminal=True),
+        )
+        fit(
+            "train",
+            vlm,
+            SFT(),
+            _items(vlm, folder),
+            batch_size,
+            schedule,
+            seed=0,
+            class_metrics_every=0,
+            folder=Path(out),
+            runtime=runtime,
+            on_step=clock.step,
+        )
+    return _num_trained(vlm.model)
+
+
+def trl(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
+    """TRL's SFTTrainer as it comes; it logs every ten steps, we every step."""
+    from datasets import Dataset, Image, List
+    from peft import LoraConfig
+    from transformers import AutoModelForImageTextToText, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from dcsft.models.processors import load_processor
+
+    class Ticks(TrainerCallback):
+        def on_step_end(self, *_: object, **__: object) -> None:
+            clock.step()
+
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}],
+            "completion": [{"role": "assistant", "content": [{"type": "text", "text": row["answer"]}]}],
+            "images": [row["picture"]],
+        }
+        for row in read_rows(folder)
+    ]
+    with tempfile.TemporaryDirectory() as out:
+        trainer = SFTTrainer(
+            model=AutoModelForImageTextToText.from_pretrained(folder / "model"),
+            args=SFTConfig(
+                output_dir=out,
+                per_device_train_batch_size=batch_size,
+                max_steps=steps,
+                learning_rate=LR,
+                adam_beta1=BETAS[0],
+                adam_beta2=BETAS[1],
+                weight_decay=WEIGHT_DECAY,
+                max_grad_norm=MAX_GRAD_NORM,
+                lr_scheduler_type="cosine",
+                max_length=None,
+                completion_only_loss=True,
+                gradient_checkpointing=False,
+                bf16=False,
+                use_cpu=True,
+                report_to="none",
+                save_strategy="no",
+                logging_steps=10,
+                seed=0,
+            ),
+            train_dataset=Dataset.from_list(rows).cast_column("images", List(Image())),
+            processing_class=load_processor(folder / "model"),
+            callbacks=[Ticks()],
+            peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules="all-linear"),
+        )
+        trainer.train()
+    return _num_trained(trainer.model)
+
+
+SIDES = {"trl": trl, "bare": bare_loop, "dcsft": dcsft}
+
+
+def main() -> None:
+    side, folder, batch_size, steps = sys.argv[1:]
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    clock = Clock()
+    trained = SIDES[side](Path(folder), int(batch_size), int(steps), clock)
+    print(json.dumps({"rate": clock.rate(), "trained": trained}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""One thread, no network; the shipped model and the miniatures."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import pytest
+import torch
+from miniatures import FAMILIES, miniature
+from PIL import Image
+from transformers.utils import logging
+
+import dcsft.models
+from dcsft.models.render import tokenize_answer
+from dcsft.models.vlm import VLM
+from dcsft.paradigms.paradigm import Item
+from dcsft.records import DIFFICULTIES, Message, Picture
+from dcsft.seeding import stream
+from dcsft.tasks.drawing import PhotoStyle, to_pixels
+from dcsft.tasks.icons import draw, icon_classes
+
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+
+FOUNDATION = Path(dcsft.models.__file__).parent / "foundation"
+
+
+@pytest.fixture(scope="session")
+def shipped() -> VLM:
+    """The model of the package; not to be changed."""
+    return VLM.load(FOUNDATION)
+
+
+@pytest.fixture
+def vlm() -> VLM:
+    """The model of the package, the test's own."""
+    return VLM.load(FOUNDATION)
+
+
+@pytest.fixture(scope="session")
+def _miniatures() -> dict[str, VLM]:
+    return {family: miniature(family) for family in FAMILIES}
+
+
+@pytest.fixture(params=FAMILIES)
+def mini(request: pytest.FixtureRequest, _miniatures: dict[str, VLM]) -> VLM:
+    """Each miniature in turn; not to be changed."""
+    return _miniatures[request.param]
+
+
+def _icon_picture(number: int) -> Picture:
+    def open_it() -> Image.Image:
+        icon = icon_classes()[number % len(icon_classes())]
+        return Image.fromarray(to_pixels(draw("photo", icon, stream("test", number), PhotoStyle(0, 0, 0, 0))))
+
+    return Picture(f"test/{number}", open_it)
+
+
+@pytest.fixture(scope="session")
+def icon_picture() -> Callable[[int], Picture]:
+    """Picture `number` of an endless series of icon photos."""
+    return _icon_picture
+
+
+@pytest.fixture(scope="session")
+def icon_items(shipped: VLM) -> Callable[[int], list[Item]]:
+    """The first n training rows of that series; every third is easy, medium, hard."""
+
+    def items(n: int) -> list[Item]:
+        return [
+            Item(
+                id=f"test/{number}",
+                messages=[Message("user", (_icon_picture(number), "What is this?"))],
+                answer_ids=tokenize_answer(shipped, icon_classes()[number % len(icon_classes())].name),
+                difficulty=DIFFICULTIES[number % 3],
+            )
+            for number in range(n)
+        ]
+
+    return items
