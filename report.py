@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dcsft.config import explain, register
+from dcsft.config import accept_names, explain, register
 
 
 def main(arguments: list[str]) -> None:
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     from dcsft.stages.gather import gather, opening_comment, pictures_of
 
     console = Console()
-    cells, task, outputs = gather(path, overrides, console.print)
+    cells, task, outputs = gather(path, accept_names(overrides), console.print)
     console.print(console_table(cells))
     description = opening_comment(path)
     page = write_report(outputs / "report" / path.stem, path.stem, cells, pictures_of(task), description)

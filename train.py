@@ -6,7 +6,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from dcsft.config import explain, register
+from dcsft.config import accept_names, explain, register
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and we say them in one line
 register()
@@ -37,6 +37,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = accept_names(sys.argv[1:])
     try:
         main()
     except Exception as error:  # in composing the configuration

@@ -188,6 +188,11 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
+def accept_names(arguments: list[str]) -> list[str]:
+    """The command line, with the names of a user's own OOD sets marked as new keys, as Hydra wants them (+)."""
+    return [f"+{argument}" if argument.startswith("task.ood.") else argument for argument in arguments]
+
+
 def nearest(name: str, options: list[str]) -> str:
     """'did you mean X?' if something is close, else the first of the options."""
     close = difflib.get_close_matches(name, options, 1)
@@ -344,11 +349,21 @@ def explain(error: Exception) -> str | None:
     """What a user is told of an error: one line a problem; None for a fault of ours, which deserves its traceback."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_hydra(" ".join(f"{error} {error.__cause__ or ''}".split()))
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk must have room for the results, got none left ({error.filename}); free some and run again"
+    if _disk_full(error):
+        return f"the disk must have room for the results, got none left ({error}); free some, the same command goes on"
     if isinstance(error, ValueError):
         return str(error)
     return None
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    """Whether a write failed for want of room, in the words of Python or of the libraries that write for us."""
+    if error is None:
+        return False
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    said = ("No space left on device", "PytorchStreamWriter failed writing", *(f"os error {n}" for n in numbers))
+    full = (isinstance(error, OSError) and error.errno in numbers) or any(words in str(error) for words in said)
+    return full or _disk_full(error.__cause__ or error.__context__)
 
 
 def _explain_hydra(said: str) -> str:

@@ -40,14 +40,14 @@ def vlm() -> VLM:
 
 
 @pytest.fixture(scope="session")
-def _miniatures() -> dict[str, VLM]:
+def miniatures_by_name() -> dict[str, VLM]:
     return {family: miniature(family) for family in FAMILIES}
 
 
 @pytest.fixture(params=FAMILIES)
-def mini(request: pytest.FixtureRequest, _miniatures: dict[str, VLM]) -> VLM:
+def mini(request: pytest.FixtureRequest, miniatures_by_name: dict[str, VLM]) -> VLM:
     """Each miniature in turn; not to be changed."""
-    return _miniatures[request.param]
+    return miniatures_by_name[request.param]
 
 
 def _icon_picture(number: int) -> Picture:

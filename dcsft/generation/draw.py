@@ -43,7 +43,7 @@ def _filtered(probability: Float[Tensor, "*L V"], sampling: Sampling) -> Float[T
     """Zero what top-k and top-p exclude; the rest keeps its proportions. The most likely token always stays."""
     if sampling.top_k == 0 and sampling.top_p == 1.0:
         return probability
-    ordered, order = probability.sort(-1, descending=True, stable=True)
+    ordered, order = probability.sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:
         ordered[..., sampling.top_k :] = 0
     ordered = ordered / ordered.sum(-1, keepdim=True)

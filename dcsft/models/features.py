@@ -42,9 +42,15 @@ class FeatureCache:
         try:
             self._database = self._open()
         except sqlite3.DatabaseError as error:
-            log.info("%s: %s; removed, the features are computed again", self.path, error)
-            self.path.unlink()
-            self._database = self._open()
+            self._start_over(error)
+
+    def _start_over(self, error: sqlite3.DatabaseError) -> None:
+        """Replace a damaged file by an empty one; errors that are no damage, such as a locked file, are raised."""
+        if isinstance(error, sqlite3.OperationalError):
+            raise error
+        log.info("%s: %s; removed, the features are computed again", self.path, error)
+        self.path.unlink(missing_ok=True)
+        self._database = self._open()
 
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, timeout=60)
@@ -57,7 +63,11 @@ class FeatureCache:
 
     def __call__(self, pictures: Sequence[Picture]) -> list[PictureFeatures]:
         """Features of `pictures`, in order."""
-        known = self._look_up(pictures)
+        try:
+            known = self._look_up(pictures)
+        except sqlite3.DatabaseError as error:  # damage behind the header is met only now
+            self._start_over(error)
+            known = {}
         missing = list({picture.id: picture for picture in pictures if picture.id not in known}.values())
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
@@ -99,8 +109,12 @@ class FeatureCache:
                      self.limit_bytes / 1e9)  # fmt: skip
             return
         rows = [(name, *grid.tolist(), tensor.shape[1], _bytes(tensor)) for name, (tensor, grid) in computed.items()]
-        with self._database:  # one transaction: a chunk is there whole or not at all
-            self._database.executemany("INSERT OR IGNORE INTO features VALUES (?, ?, ?, ?, ?, ?)", rows)
+        try:
+            with self._database:  # one transaction: a chunk is there whole or not at all
+                self._database.executemany("INSERT OR IGNORE INTO features VALUES (?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.DatabaseError as error:  # no room on the disk, or damaged: we can do without
+            self._full = True
+            log.info("%s: %s; further pictures are encoded each time", self.path.name, error)
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -133,11 +133,10 @@ def pretrain_language(
             features += encode_pictures(visual, *patchify(pictures[start : start + 500], vlm.processor.image_processor))
     # Bring the merger's output to the scale of the embeddings; a linear layer ends it, so scaling it is exact.
     scale = 0.3 / float(torch.stack(features).std())
-    if not (folder / "language.pt").exists():
-        with torch.no_grad():
-            visual.merger.mlp[2].weight.mul_(scale)
-            visual.merger.mlp[2].bias.mul_(scale)
-        features = [feature * scale for feature in features]
+    with torch.no_grad():
+        visual.merger.mlp[2].weight.mul_(scale)
+        visual.merger.mlp[2].bias.mul_(scale)
+    features = [feature * scale for feature in features]
     _, grid = patchify(pictures[:1], vlm.processor.image_processor)
 
     def loss_of(step: int) -> Tensor:

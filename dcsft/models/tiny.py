@@ -122,9 +122,7 @@ def build_model(
             num_key_value_heads=num_heads // 2,
             max_position_embeddings=4096,
             tie_word_embeddings=True,
-            rope_parameters=dict(
-                rope_type="default", rope_theta=10_000.0, mrope_section=[half - 2 * side, side, side]
-            ),
+            rope_parameters=dict(rope_type="default", rope_theta=10_000.0, mrope_section=[half - 2 * side, side, side]),
             bos_token_id=ids["<|endoftext|>"],
             eos_token_id=ids["<|im_end|>"],
             pad_token_id=ids["<|endoftext|>"],

@@ -46,6 +46,7 @@ class Run:
         self.store = Store(self.outputs / "store", lambda line: console.print(line, highlight=False))
         self.folder = self.outputs / "runs" / run_name(cfg, self.plan)
         self.folders: dict[str, Path] = {}
+        self.computed: list[str] = []
 
     def __call__(self) -> Path | None:
         """Run up to the stage asked for; returns the path of `results.json` if it got that far."""
@@ -61,6 +62,8 @@ class Run:
             for stage, artefact in self.plan.items():
                 if STAGES.index(stage) <= last:
                     self._stage(stage, artefact, tracker)
+            if not self.computed:
+                self.console.print("nothing to compute: every stage was in the store")
             results = None
             if last >= STAGES.index("evaluate"):
                 results = self._finish(tracker, page=self.cfg.stage == "report")
@@ -96,6 +99,8 @@ class Run:
 
         start = time.perf_counter()
         folder, reused = self.store.get(artefact, compute)
+        if not reused:
+            self.computed.append(stage)
         took = "reused" if reused else f"{time.perf_counter() - start:.1f} s"
         log.info("%s: %s", artefact, took)
         self.console.print(f"[green]✓[/] {stage:<11} {artefact.key}  [dim]{took}[/]", highlight=False)

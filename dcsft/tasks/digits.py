@@ -41,7 +41,7 @@ FONTS = (
 _INK_LEVELS = 16
 _SCAN_FRAME_PX = 48  # a scan's ink then fills as much of the picture as a typeset digit's: 48 of 56 pixels high
 _STENCIL_PX, _STENCIL_INK_PX = 96, 84  # the frame of drawing.stencil
-_PAPER, _INK = np.float32(0.92), np.float32(0.08)
+_PAPER, _INK = np.full(3, 0.92, np.float32), np.full(3, 0.08, np.float32)
 
 
 @cache

@@ -113,6 +113,25 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
     assert _same_bits(again(_closed(PICTURES)), before)
 
 
+def test_a_locked_file_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    vlm = miniature("qwen2_5_vl")
+    cache = FeatureCache(vlm, tmp_path, 1)
+    cache(PICTURES)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        cache._start_over(sqlite3.OperationalError("database is locked"))
+    assert _num_rows(cache) == 4
+
+
+def test_a_file_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) -> None:
+    vlm = miniature("qwen2_5_vl")
+    cache = FeatureCache(vlm, tmp_path, 1)
+    cache(PICTURES[:1])
+    cache._database.execute("PRAGMA max_page_count = 1")  # SQLite's own full disk
+    cache._database.execute("PRAGMA query_only = ON")
+    assert len(cache(PICTURES)) == 4
+    assert _num_rows(cache) == 1
+
+
 def test_other_vision_weights_have_their_own_file(tmp_path: Path) -> None:
     vlm = miniature("qwen2_5_vl")
     first = FeatureCache(vlm, tmp_path, 1)
@@ -133,7 +152,6 @@ def test_the_meter_counts_a_picture_once(tmp_path: Path) -> None:
 
 
 def _write(folder: Path, first: int, barrier: object) -> None:
-    torch.set_num_threads(1)
     cache = FeatureCache(miniature("qwen2_5_vl"), folder, 1)
     barrier.wait()
     for i in range(first, first + 60, 3):
@@ -141,8 +159,9 @@ def _write(folder: Path, first: int, barrier: object) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later
 def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # a fresh process would import torch for ten seconds
     barrier = context.Barrier(2)
     writers = [context.Process(target=_write, args=(tmp_path, first, barrier)) for first in (0, 30)]
     for writer in writers:

@@ -39,7 +39,11 @@ def _logits(vlm: VLM, prompts: Prompts, answers: list[list[int]]) -> list[Tensor
 
 def _chat(messages: list[Message]) -> list[dict]:
     def part(content: str | Picture) -> dict:
-        return {"type": "image", "image": content.open()} if isinstance(content, Picture) else dict(type="text", text=content)
+        return (
+            {"type": "image", "image": content.open()}
+            if isinstance(content, Picture)
+            else dict(type="text", text=content)
+        )
 
     return [{"role": message.role, "content": [part(content) for content in message.content]} for message in messages]
 
@@ -108,7 +112,7 @@ def test_positions_are_those_of_transformers_on_the_whole_sequence(mini: VLM) ->
     width = prompts.input_ids.shape[1]
     mask[:, :width] = prompts.attention_mask
     kinds = (ids == mini.model.config.image_token_id).int()
-    theirs, deltas = mini.model.model.get_rope_index(
+    theirs, _ = mini.model.model.get_rope_index(
         ids, kinds, image_grid_thw=inputs["image_grid_thw"], attention_mask=mask
     )
     for row, answer in enumerate(answers):
@@ -151,8 +155,8 @@ def test_features_give_the_same_as_pixels(mini: VLM) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
-def test_only_models_without_deep_stacking_take_features(_miniatures: dict[str, VLM]) -> None:
-    takers = [family for family, vlm in _miniatures.items() if vlm.takes_picture_features]
+def test_only_models_without_deep_stacking_take_features(miniatures_by_name: dict[str, VLM]) -> None:
+    takers = [family for family, vlm in miniatures_by_name.items() if vlm.takes_picture_features]
     assert takers == ["qwen2_vl", "qwen2_5_vl", "qwen2_5_vl_windowed"]
 
 
@@ -168,7 +172,7 @@ def test_prompts_without_any_picture_give_the_same_with_and_without_a_feature_so
 
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
 def test_a_target_with_a_picture_token_is_refused(shipped: VLM, token: str) -> None:
-    with pytest.raises(ValueError, match="an answer must not contain picture tokens, got 'a .*'; clean the dataset"):
+    with pytest.raises(ValueError, match=r"an answer must not contain picture tokens, got 'a .*'; clean the dataset"):
         tokenize_answer(shipped, f"a {token} house")
 
 

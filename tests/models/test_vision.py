@@ -39,10 +39,10 @@ def test_features_equal_those_that_the_language_model_receives(mini: VLM) -> Non
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
-def test_the_batched_way_is_taken_for_one_size_and_full_attention_alone(_miniatures: dict[str, VLM]) -> None:
+def test_the_batched_way_is_taken_for_one_size_and_full_attention_alone(miniatures_by_name: dict[str, VLM]) -> None:
     taken = {
         (family, name)
-        for family, vlm in _miniatures.items()
+        for family, vlm in miniatures_by_name.items()
         for name, sizes in (("one size", ONE_SIZE), ("mixed", MIXED_SIZES))
         if _one_size_full_attention(vlm.visual, _pixels(vlm, sizes)[1])
     }
@@ -50,13 +50,13 @@ def test_the_batched_way_is_taken_for_one_size_and_full_attention_alone(_miniatu
 
 
 @torch.no_grad()
-def test_windows_matter_in_the_windowed_miniature(_miniatures: dict[str, VLM]) -> None:
+def test_windows_matter_in_the_windowed_miniature(miniatures_by_name: dict[str, VLM]) -> None:
     """Else the tests above would say nothing of windows."""
-    pixels, grids = _pixels(_miniatures["qwen2_5_vl"], LARGE)
-    full, windowed = (_miniatures[f].visual(pixels, grid_thw=grids).pooler_output for f in _TWINS)
+    pixels, grids = _pixels(miniatures_by_name["qwen2_5_vl"], LARGE)
+    full, windowed = (miniatures_by_name[f].visual(pixels, grid_thw=grids).pooler_output for f in _TWINS)
     assert (full - windowed).abs().max() > 0.1
-    pixels, grids = _pixels(_miniatures["qwen2_5_vl"], ONE_SIZE)  # a single window
-    full, windowed = (_miniatures[f].visual(pixels, grid_thw=grids).pooler_output for f in _TWINS)
+    pixels, grids = _pixels(miniatures_by_name["qwen2_5_vl"], ONE_SIZE)  # a single window
+    full, windowed = (miniatures_by_name[f].visual(pixels, grid_thw=grids).pooler_output for f in _TWINS)
     torch.testing.assert_close(full, windowed, rtol=0, atol=1e-5)
 
 
@@ -82,8 +82,10 @@ def test_gradients_flow_through_the_batched_way_as_through_the_tower(shipped: VL
 
 
 @pytest.mark.parametrize("size", [(56, 56), (112, 56), (140, 196)])
-def test_patches_equal_those_of_the_processor_exactly(_miniatures: dict[str, VLM], size: tuple[int, int]) -> None:
-    vlm = _miniatures["qwen2_5_vl"]
+def test_patches_equal_those_of_the_processor_exactly(
+    miniatures_by_name: dict[str, VLM], size: tuple[int, int]
+) -> None:
+    vlm = miniatures_by_name["qwen2_5_vl"]
     pictures = np.stack([np.asarray(picture(str(i), *size).open()) for i in range(3)])
     values, grids = patchify(pictures, vlm.processor.image_processor)
     their_values, their_grids = _pixels(vlm, [size] * 3)

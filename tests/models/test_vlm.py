@@ -71,7 +71,11 @@ def test_a_saved_adapter_gives_the_same_logits(family: str, tmp_path: Path) -> N
     again.load_adapter(tmp_path)
     assert torch.equal(_logits(again), _logits(vlm))
     assert (base - _logits(again)).abs().max() > 0.1
-    assert {path.name for path in tmp_path.iterdir()} <= {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+    }
 
 
 def test_the_seed_decides_the_adapter() -> None:
@@ -235,7 +239,9 @@ def test_a_path_that_is_no_model_is_said_to_be_none(make: Callable[[Path], None]
 
 
 def test_a_hub_id_that_cannot_be_reached_is_said_to_be_no_model() -> None:
-    with pytest.raises(ValueError, match="got 'nobody/nothing'.*; download the weights first or set model.path=FOLDER"):
+    with pytest.raises(
+        ValueError, match=r"got 'nobody/nothing'.*; download the weights first or set model.path=FOLDER"
+    ):
         VLM.load("nobody/nothing")
 
 
@@ -243,7 +249,7 @@ def test_loading_runs_no_pickled_code(tmp_path: Path) -> None:
     folder, witness = _copy(tmp_path / "model"), tmp_path / "ran"
     (folder / "model.safetensors").unlink()
     torch.save({"model.embed_tokens.weight": _Runs(witness)}, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="model.path must be a folder"):
+    with pytest.raises(ValueError, match=r"model.path must be a folder"):
         VLM.load(folder)
     assert not witness.exists()
     torch.load(folder / "pytorch_model.bin", weights_only=False)  # the trap is a real one
@@ -259,6 +265,6 @@ def test_loading_runs_no_code_of_the_checkpoint_and_never_asks_for_leave_to(
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text(f"import pathlib\npathlib.Path({str(witness)!r}).touch()\n")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    with pytest.raises(ValueError, match="model.path must be a folder"):
+    with pytest.raises(ValueError, match=r"model.path must be a folder"):
         VLM.load(folder)
     assert not witness.exists()

@@ -1,0 +1,132 @@
+"""The shipped weights are the ones their recipe speaks of, and the recipe still runs, also when it is interrupted."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FOUNDATION
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from dcsft.config import CONF, register
+from dcsft.models import pretrain
+from dcsft.models.pretrain import Phase, pretrain_language, pretrain_vision
+from dcsft.models.tiny import build_model, build_processor, build_tokenizer
+from dcsft.models.vlm import VLM
+from dcsft.stages.plan import foundation_recipe
+from dcsft.tasks.foundation_mix import DIGIT_QUESTION, ICON_QUESTION, QUESTIONS, Mix, draw_picture
+
+SIZES = dict(hidden_size=48, num_layers=1, num_heads=4, vision_hidden_size=32, vision_depth=2)
+PHASE = Phase(steps=6, batch_size=8, lr=3e-3, weight_decay=0.05, warmup_steps=2)
+
+
+def test_the_shipped_weights_are_those_of_their_recipe() -> None:
+    recipe = json.loads((FOUNDATION / "recipe.json").read_text())
+    digest = hashlib.sha256((FOUNDATION / "model.safetensors").read_bytes()).hexdigest()
+    assert digest == recipe["weights_sha256"]
+
+
+def test_the_shipped_recipe_is_the_one_of_the_configuration() -> None:
+    """Who changes conf/model/tiny.yaml must train and ship the weights anew."""
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = foundation_recipe(compose("config"))
+    assert json.loads((FOUNDATION / "recipe.json").read_text())["recipe"] == json.loads(json.dumps(composed))
+
+
+def test_the_shipped_architecture_is_the_one_of_the_recipe(shipped: VLM) -> None:
+    recipe = json.loads((FOUNDATION / "recipe.json").read_text())["recipe"]
+    sizes = {name: recipe[name] for name in SIZES}
+    fresh = build_model(shipped.processor.tokenizer, recipe["seed"], **sizes)
+    assert len(shipped.processor.tokenizer) == recipe["vocab_size"]
+    theirs = {name: tensor.shape for name, tensor in shipped.model.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in fresh.state_dict().items()} == theirs
+
+
+def test_the_words_of_the_mix_are_in_the_shipped_vocabulary_by_bytes_at_least(shipped: VLM) -> None:
+    recipe = json.loads((FOUNDATION / "recipe.json").read_text())["recipe"]
+    mix = Mix(**{name: tuple(value) if isinstance(value, list) else value for name, value in recipe["mix"].items()})
+    tokenizer = shipped.processor.tokenizer
+    lengths = [len(tokenizer(word)["input_ids"]) for word in mix.words()]
+    assert [tokenizer.decode(tokenizer(word)["input_ids"]) for word in mix.words()] == mix.words()
+    assert max(lengths) + 1 <= 8  # with the end of the turn: the limit of new tokens in conf/model/tiny.yaml
+
+
+# --- training from scratch -------------------------------------------------------------------------------------------
+
+
+def _progress(title: str, steps: Iterable[int], total: int) -> Iterator[int]:
+    yield from steps
+
+
+def _killed_at(title_and_step: tuple[str, int]) -> Callable[[str, Iterable[int], int], Iterator[int]]:
+    def progress(title: str, steps: Iterable[int], total: int) -> Iterator[int]:
+        for step in steps:
+            if (title, step) == title_and_step:
+                raise KeyboardInterrupt
+            yield step
+
+    return progress
+
+
+@pytest.fixture(scope="module")
+def pool() -> tuple[Mix, np.ndarray, np.ndarray]:
+    mix = Mix(24, 0.2, (0.6, 0.2, 0.2), (0.0, 0.5), (0.5, 0.5), seed=0)
+    pictures, numbers = zip(*(draw_picture(mix, i) for i in range(mix.num_pictures)), strict=True)
+    return mix, np.stack(pictures), np.array(numbers)
+
+
+def _train(pool: tuple[Mix, np.ndarray, np.ndarray], folder: Path, progress: Callable = _progress) -> VLM:
+    """What dcsft.stages.foundation does, small."""
+    mix, pictures, numbers = pool
+    tokenizer = build_tokenizer([*mix.words(), *QUESTIONS, ICON_QUESTION, DIGIT_QUESTION], 400)
+    vlm = VLM(build_model(tokenizer, 0, **SIZES), build_processor(tokenizer, 3136, 3136))
+    folder.mkdir(exist_ok=True)
+    pretrain_vision(vlm.model, vlm.processor, pictures, numbers, len(mix.names), PHASE, 0, folder, progress)
+    alias = mix.alias_probability()
+
+    def caption(row: int, rng: np.random.Generator) -> tuple[str, str]:
+        return mix.question(int(numbers[row]), rng), mix.caption(int(numbers[row]), rng, alias)
+
+    pretrain_language(vlm, pictures, caption, PHASE, 0, folder, progress)
+    return vlm
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pool: tuple, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return _train(pool, tmp_path_factory.mktemp("foundation")).model.state_dict()
+
+
+def test_training_moves_every_part(pool: tuple, undisturbed: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    mix = pool[0]
+    tokenizer = build_tokenizer([*mix.words(), *QUESTIONS, ICON_QUESTION, DIGIT_QUESTION], 400)
+    fresh = build_model(tokenizer, 0, **SIZES).state_dict()
+    assert [name for name in fresh if torch.equal(fresh[name], undisturbed[name])] == []
+
+
+@pytest.mark.parametrize("killed_at", [("vision", 4), ("language", 0), ("language", 1), ("language", 4)])
+def test_a_killed_training_goes_on_to_the_same_weights(
+    pool: tuple,
+    undisturbed: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: tuple[str, int],
+) -> None:
+    monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
+    with pytest.raises(KeyboardInterrupt):
+        _train(pool, tmp_path, _killed_at(killed_at))
+    resumed = _train(pool, tmp_path).model.state_dict()
+    assert [name for name in undisturbed if not torch.equal(undisturbed[name], resumed[name])] == []
+
+
+def test_the_learning_rate_by_hand() -> None:
+    phase = Phase(steps=100, batch_size=1, lr=2.0, weight_decay=0.0, warmup_steps=10)
+    # Warm-up and cosine are multiplied: at step 4, 5/10 of a cosine at 4/100; at the half 0.5; never below 2 %.
+    assert pretrain._rate(4, phase) == pytest.approx(2 * 0.5 * (0.5 + 0.5 * np.cos(0.04 * np.pi)), rel=1e-12)
+    assert pretrain._rate(50, phase) == pytest.approx(1.0, rel=1e-12)
+    assert pretrain._rate(99, phase) == pytest.approx(0.04, rel=1e-12)
