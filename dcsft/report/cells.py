@@ -7,8 +7,17 @@ from typing import Any
 
 BASELINE = "Cold start"
 """The arm that every other one starts from and is compared with."""
-REFERENCES = (BASELINE, "SFT")
+EQUAL_SIZE = ("Easy", "Medium", "Hard", "Random")
+"""The arms of Table 1: equally many examples, and fewer steps than the others."""
+REFERENCES = (BASELINE, "Medium", "SFT")
 """The arms that paired differences are taken against, where they are present."""
+
+
+def comparable(arm: str, reference: str) -> bool:
+    """Whether the two arms differ in their examples and not in their budget; everything compares with the baseline."""
+    if arm in (reference, BASELINE):
+        return False
+    return reference == BASELINE or (arm in EQUAL_SIZE) == (reference in EQUAL_SIZE)
 
 
 @dataclass(frozen=True)

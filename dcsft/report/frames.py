@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dcsft.report.cells import BASELINE, REFERENCES, Cell, by_arm, split_names
+from dcsft.report.cells import BASELINE, REFERENCES, Cell, by_arm, comparable, split_names
 from dcsft.report.statistics import PairedDifference, holm, mcnemar, mean_t_interval, paired_t
 
 COSTS = ("seconds", "flops", "tokens_trained", "tokens_generated")
@@ -118,7 +118,7 @@ def difference_frame(cells: Sequence[Cell]) -> pd.DataFrame:
     arms, answers, rows = by_arm(cells), _Answers(), []
     for reference in REFERENCES:
         for arm, group in arms.items():
-            if reference not in arms or arm in (reference, BASELINE):
+            if reference not in arms or not comparable(arm, reference):
                 continue
             partners = [(cell, _partner(cell, arms[reference])) for cell in group]
             for split in split_names(cells):

@@ -55,7 +55,7 @@ class Runtime:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""))
 
     def features(self, vlm: VLM) -> FeatureCache | None:
