@@ -4,10 +4,11 @@
 is their schema. Everything else is a dataclass here.
 """
 
+import ast
 import difflib
 import errno
 import importlib
-import inspect
+import importlib.util
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -229,20 +230,41 @@ def build(node: dict[str, Any], **more: Any) -> Any:
     return import_target(node["_target_"])(**arguments, **more)
 
 
+def _arguments(target: str) -> tuple[set[str], set[str]]:
+    """Names of all, and of the required, constructor arguments of a class, `reward` left out.
+
+    Read from the source: importing a paradigm would import torch, for seconds, before a typo is found.
+
+    Raises:
+        ImportError: there is no such class.
+    """
+    module, _, name = target.rpartition(".")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"no module {module}")
+    body = ast.parse(Path(spec.origin).read_text()).body
+    found = [node for node in body if isinstance(node, ast.ClassDef) and node.name == name]
+    if not found:
+        raise ImportError(f"no class {name} in {module}")
+    accepted: set[str] = set()
+    optional: set[str] = set()
+    for node in found[0].body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            names = [argument.arg for argument in node.args.args[1:]]
+            accepted |= set(names)
+            optional |= set(names[len(names) - len(node.args.defaults) :] if node.args.defaults else [])
+    accepted.discard("reward")
+    return accepted, accepted - optional
+
+
 def _target_problems(cfg: DictConfig, group: str) -> list[str]:
     """Keys of a `_target_` group that its class does not take, or lacks; or that its code is not there."""
     node = cfg[group]
     target = node["_target_"]
     try:
-        signature = inspect.signature(import_target(target))
-    except (ImportError, AttributeError) as error:
+        accepted, required = _arguments(target)
+    except ImportError as error:
         return [f"{group} must be one whose code is installed, got {target}, which is not there yet ({error})"]
-    accepted = {name for name in signature.parameters if name != "reward"}
-    required = {
-        name
-        for name, parameter in signature.parameters.items()
-        if parameter.default is inspect.Parameter.empty and name != "reward"
-    }
     given = {key for key in node if key not in ("_target_", "name")}
     problems = [f"{group}.{key} is not a key of {target}; {nearest(key, list(accepted))}" for key in given - accepted]
     return problems + [f"{group}.{key} must be given, got nothing; set {group}.{key}=VALUE" for key in required - given]

@@ -1,7 +1,7 @@
 """One thread, no network; the shipped model and the miniatures."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -37,6 +37,23 @@ def shipped() -> VLM:
 def vlm() -> VLM:
     """The model of the package, the test's own."""
     return VLM.load(FOUNDATION)
+
+
+@pytest.fixture(scope="session")
+def lora() -> Callable[..., VLM]:
+    """Makes the shipped model with LoRA; `trained`: not as it starts, where half of its gradients are zero."""
+
+    def make(dropout: float = 0.0, parts: Sequence[str] = ("llm",), trained: bool = False) -> VLM:
+        vlm = VLM.load(FOUNDATION)
+        vlm.add_lora(r=4, alpha=8, dropout=dropout, parts=parts, seed=0)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in vlm.trainable_state().values() if trained else ():
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+        vlm.model.eval()  # as it is after it has answered something
+        return vlm
+
+    return make
 
 
 @pytest.fixture(scope="session")

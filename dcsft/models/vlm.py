@@ -69,7 +69,7 @@ class VLM:
         except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"model.path must be a folder or a Hub id with a model, got {str(path)!r} ({reason}); "
+                f"model.path must be a folder or a Hub id with a vision-language model, got {str(path)!r} ({reason}); "
                 "download the weights first or set model.path=FOLDER"
             ) from error
         return cls(model.eval().to(device), processor)

@@ -215,11 +215,12 @@ class Run:
         write_json(path, results)
         tracker.summary(results)
         from dcsft.report.page import write_report
-        from dcsft.report.tables import console_table
+        from dcsft.report.renderers import console as rendered
+        from dcsft.report.tables import accuracy_tables
         from dcsft.stages.gather import cell_of, pictures_of
 
         cell = cell_of(self.cfg, self.plan, self.store, results, "")
-        self.console.print(console_table([cell]))
+        self.console.print(rendered(accuracy_tables([cell])[0]))
         if page:
             title = f"{self.cfg.task['name']}: {results['name']}"
             html = write_report(self.folder / "report", title, [cell], pictures_of(self.task))

@@ -159,7 +159,6 @@ def _write(folder: Path, first: int, barrier: object) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later
 def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")  # a fresh process would import torch for ten seconds
     barrier = context.Barrier(2)

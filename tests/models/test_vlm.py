@@ -234,7 +234,9 @@ def _unknown_kind(folder: Path) -> None:
 )
 def test_a_path_that_is_no_model_is_said_to_be_none(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"model.path must be a folder or a Hub id with a model, got '.*/model' \(.*"):
+    with pytest.raises(
+        ValueError, match=r"model.path must be a folder or a Hub id with a vision-language model, got '.*/model' \(.*"
+    ):
         VLM.load(tmp_path / "model")
 
 
