@@ -33,7 +33,7 @@ from dcsft.tasks.task import Task
 
 SAMPLES, TOKENS, PROMPTS = 8, 8, 8
 FEW = 2
-"""Prompts a call of the second `generate(num_return_sequences=8)`: near its best at both lengths (tried: 1, 2, 4, 8)."""
+"""Prompts a call of the second `generate(num_return_sequences=8)`: near its best at both lengths (of 1, 2, 4, 8)."""
 SAMPLING = Sampling(temperature=0.9, top_p=1.0, top_k=0, max_new_tokens=TOKENS, seed=0)
 LENGTHS = (107, 326)
 """Prompt tokens: a short question, and one as long as a prompt that explains a format."""

@@ -19,7 +19,7 @@ from rich.console import Console
 from dcsft.models.render import append_completions, completion_logits, render_prompts, tokenize_answer
 from dcsft.models.vlm import PARTS, VLM
 from dcsft.module import Schedule
-from dcsft.paradigms.paradigm import Item
+from dcsft.paradigms.paradigm import Item, Setting
 from dcsft.paradigms.sft import SFT
 from dcsft.records import Message
 from dcsft.stages.fitting import fit
@@ -112,6 +112,7 @@ def dcsft(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
             schedule,
             seed=0,
             class_metrics_every=0,
+            setting=Setting(None, {}, None, batch_size, "tree", 8, 0),
             folder=Path(out),
             runtime=runtime,
             on_step=clock.step,

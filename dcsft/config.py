@@ -345,13 +345,19 @@ def check(cfg: DictConfig) -> None:
         f"engine.decoding must be tree or expand, got {cfg.engine.decoding!r}",
     )
     require(
-        cfg.trainer.name in ("cpu", "gpu"), f"trainer={cfg.trainer.name} is not there yet; use trainer=cpu or trainer=gpu"
+        cfg.trainer.name in ("cpu", "gpu"),
+        f"trainer={cfg.trainer.name} is not there yet; use trainer=cpu or trainer=gpu",
     )
     for name in ("micro_batch_size", "generation_batch_size", "checkpoint_every"):
         require(cfg.trainer[name] >= 1, f"trainer.{name} must be at least 1, got {cfg.trainer[name]}")
     require(
         cfg.tuning.name == "full" or min(cfg.tuning.r or 0, cfg.tuning.alpha or 0) > 0,
         f"tuning.r and tuning.alpha must be positive, got {cfg.tuning.r} and {cfg.tuning.alpha}",
+    )
+    require(
+        not (cfg.paradigm["name"] == "grpo" and cfg.tuning.name == "full" and cfg.paradigm.get("kl", 0) > 0),
+        "paradigm.kl must be 0 with tuning=full, got a penalty; the reference is the policy without its adapter: "
+        "use tuning=lora",
     )
     require(
         cfg.model.foundation is not None or not cfg.model.from_scratch,

@@ -1,16 +1,16 @@
-"""The LightningModule: wraps the model, asks its paradigm for the loss, and owns optimizer, schedule and checkpoints."""
+"""The LightningModule: wraps the model, asks its paradigm for the loss, owns optimizer, schedule and checkpoints."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
-from dcsft.models.render import FeatureSource
 from dcsft.models.vlm import VLM
-from dcsft.paradigms.paradigm import Item, Paradigm
+from dcsft.paradigms.paradigm import Item, Paradigm, Setting
 from dcsft.records import DIFFICULTIES, Difficulty
 from dcsft.seeding import seed_of
 
@@ -66,7 +66,7 @@ class PostTraining(L.LightningModule):
         micro_batch_size: rows a forward pass.
         seed: of dropout.
         class_metrics_every: steps between gradient norms per difficulty class; 0 for never.
-        features: picture features computed earlier.
+        setting: the task's judge, its examples, picture features, and how to sample.
         on_step: is told each step's number (from 1) and metrics.
     """
 
@@ -80,7 +80,7 @@ class PostTraining(L.LightningModule):
         micro_batch_size: int,
         seed: int,
         class_metrics_every: int,
-        features: FeatureSource | None,
+        setting: Setting,
         on_step: Callable[[int, dict[str, float]], None],
     ) -> None:
         super().__init__()
@@ -89,12 +89,13 @@ class PostTraining(L.LightningModule):
         self.vlm, self.paradigm, self.schedule = vlm, paradigm, schedule
         self.micro_batch_size, self.seed = micro_batch_size, seed
         self.class_metrics_every = class_metrics_every
-        self.features, self.on_step = features, on_step
+        self.setting, self.on_step = setting, on_step
         self.tokens_trained = 0
 
     def configure_optimizers(self) -> dict[str, object]:
+        schedule = self.schedule
         optimizer = torch.optim.AdamW(
-            self._trainable(), self.schedule.lr, betas=self.schedule.betas, weight_decay=self.schedule.weight_decay
+            self._trainable(), schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay, fused=True
         )
         return {
             "optimizer": optimizer,
@@ -112,35 +113,36 @@ class PostTraining(L.LightningModule):
 
     def training_step(self, batch: list[Item], batch_index: int) -> None:
         step = self.global_step
-        torch.manual_seed(seed_of("step", self.seed, step))
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         parameters = self._trainable()
-        metrics: dict[str, float] = {}
+        rows, metrics = self.paradigm.begin(self.vlm, batch, step, self.setting)
+        torch.manual_seed(seed_of("step", self.seed, step))
         measure = self.class_metrics_every and step % self.class_metrics_every == 0
-        classes = _by_difficulty(batch)
-        groups = classes if measure and classes else [(None, batch)]
+        classes = _by_difficulty(rows)
+        groups = classes if measure and classes else [(None, rows)]
         loss, row_losses = torch.zeros(()), {}
         for difficulty, group in groups:
             before = [None if p.grad is None else p.grad.clone() for p in parameters] if difficulty else None
-            for items in _micro_batches(group, self.micro_batch_size):
-                term = self.paradigm.loss(self.vlm, items, batch, self.features)
-                self.manual_backward(term.loss)
-                loss = loss + term.loss.detach().cpu()
-                row_losses |= dict(zip(map(id, items), term.row_losses.tolist(), strict=True))
+            for some in _micro_batches(group, self.micro_batch_size):
+                term = self.paradigm.loss(self.vlm, some, rows, self.setting.features)
+                if term.loss is not None:
+                    self.manual_backward(term.loss)
+                    loss = loss + term.loss.detach().cpu()
+                row_losses |= dict(zip(map(id, some), term.row_losses, strict=True))
             if before is not None:
                 # The gradient of the class's own mean loss, comparable between classes and with a run on it alone.
-                share = _num_tokens(group) / _num_tokens(batch)
+                share = self.paradigm.weight(group) / self.paradigm.weight(rows)
                 metrics[f"grad_norm/{difficulty}"] = float(_grad_norm(parameters, before)) / share
         metrics["loss"] = float(loss)
         metrics["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, self.schedule.max_grad_norm))
         metrics["lr"] = scheduler.get_last_lr()[0]
         for difficulty, group in classes:
-            metrics[f"loss/{difficulty}"] = sum(row_losses[id(item)] for item in group) / _num_tokens(group)
+            metrics[f"loss/{difficulty}"] = sum(row_losses[id(row)] for row in group) / self.paradigm.weight(group)
         self._refuse_non_finite(metrics, batch)
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
-        self.tokens_trained += _num_tokens(batch)
+        self.tokens_trained += sum(row.num_tokens for row in rows)
         self.on_step(step + 1, metrics)
 
     def _refuse_non_finite(self, metrics: dict[str, float], batch: Sequence[Item]) -> None:
@@ -161,18 +163,14 @@ class PostTraining(L.LightningModule):
         self.tokens_trained = checkpoint["tokens_trained"]
 
 
-def _num_tokens(items: Sequence[Item]) -> int:
-    return sum(len(item.answer_ids) for item in items)
+def _by_difficulty(rows: Sequence[Any]) -> list[tuple[Difficulty, list[Any]]]:
+    """The difficulty classes that are not empty; nothing where there are no labels."""
+    groups = [(kind, [row for row in rows if row.difficulty == kind]) for kind in DIFFICULTIES]
+    return [(kind, group) for kind, group in groups if group]
 
 
-def _by_difficulty(batch: Sequence[Item]) -> list[tuple[Difficulty, list[Item]]]:
-    """The batch's difficulty classes that are not empty; nothing where there are no labels."""
-    groups = [(kind, [item for item in batch if item.difficulty == kind]) for kind in DIFFICULTIES]
-    return [(kind, items) for kind, items in groups if items]
-
-
-def _micro_batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+def _micro_batches(rows: Sequence[Any], size: int) -> Iterator[list[Any]]:
     """Rows of similar answer length together, so that little is padding."""
-    ordered = sorted(items, key=lambda item: len(item.answer_ids))
+    ordered = sorted(rows, key=lambda row: row.num_tokens)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

@@ -85,7 +85,10 @@ def test_imagenet_is_the_papers_run():
         (["subset=hard", "hard_ratio=0.05"], "hard_ratio must be natural with subset=hard, got 0.05"),
         (["+seeds.daat=3"], "seeds.daat is not a key of the configuration; did you mean 'data'?"),
         (["+foo=3"], "foo is not a key of the configuration"),
-        (["+task.label_noize=0"], "task.label_noize is not a key of dcsft.tasks.icons.Icons; did you mean 'label_noise'?"),
+        (
+            ["+task.label_noize=0"],
+            "task.label_noize is not a key of dcsft.tasks.icons.Icons; did you mean 'label_noise'?",
+        ),
         (["train.epochs=1"], "train must have a budget in steps or in epochs, got steps=250 epochs=1"),
         (["stage=lable"], "stage must be one of"),
         (["subset.size=-1"], "subset.size must be null, 'equal' or a positive number"),

@@ -15,11 +15,12 @@ from dcsft.data.batches import Batches
 from dcsft.models.render import tokenize_answer
 from dcsft.models.vlm import PARTS, VLM
 from dcsft.module import PostTraining, Schedule
-from dcsft.paradigms.paradigm import Item
+from dcsft.paradigms.paradigm import Item, Setting
 from dcsft.paradigms.sft import SFT
 from dcsft.records import DIFFICULTIES, Message
 
 Metrics = dict[str, float]
+SETTING = Setting(None, {}, None, 8, "tree", 8, 0)  # SFT asks no judge
 
 
 class _Gradients(L.Callback):
@@ -36,7 +37,7 @@ def _one_step(
     seen: list[Metrics] = []
     schedule = Schedule(1, 0.0, (0.9, 0.95), weight_decay=0.0, warmup_ratio=0.0, max_grad_norm=max_grad_norm)
     module = PostTraining(
-        vlm, SFT(), schedule, micro_batch_size, 0, every, None, lambda _, metrics: seen.append(metrics)
+        vlm, SFT(), schedule, micro_batch_size, 0, every, SETTING, lambda _, metrics: seen.append(metrics)
     )
     gradients = _Gradients()
     with warnings.catch_warnings():

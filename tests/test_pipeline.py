@@ -105,9 +105,7 @@ def test_killed_at_arbitrary_moments_it_ends_as_if_never_killed(undisturbed, tmp
 
 
 def test_ctrl_c_is_said_in_one_line_and_the_next_run_goes_on(tmp_path, undisturbed):
-    process = subprocess.Popen(
-        command(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list((tmp_path / "store").glob("train/*.partial/metrics.jsonl")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -142,7 +140,9 @@ def test_labels_do_not_depend_on_the_batch_size(undisturbed, tmp_path):
         (ours,) = tmp_path.glob(f"store/label/*/{name}.parquet")
         (theirs,) = undisturbed[0].glob(f"store/label/*/{name}.parquet")
         ours, theirs = pd.read_parquet(ours), pd.read_parquet(theirs)
-        pd.testing.assert_frame_equal(ours.drop(columns="logp", errors="ignore"), theirs.drop(columns="logp", errors="ignore"))
+        pd.testing.assert_frame_equal(
+            ours.drop(columns="logp", errors="ignore"), theirs.drop(columns="logp", errors="ignore")
+        )
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def clipped_surrogate(
 
 
 def k3(logp: Float[Tensor, "R T"], logp_ref: Float[Tensor, "R T"]) -> Float[Tensor, "R T"]:
-    """An unbiased, non-negative estimate of KL(pi || pi_ref) a token: r - log r - 1, r = pi_ref / pi (DC-SFT, eq. 5)."""
+    """An unbiased, non-negative estimate of KL(pi || pi_ref) a token: r - log r - 1, r = pi_ref / pi (DC-SFT, 5)."""
     log_ratio = logp_ref - logp
     return log_ratio.exp() - log_ratio - 1
 

@@ -5,7 +5,7 @@ more for the gradient of each trained weight. N of a part is its matrix weights;
 look-ups are left out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -29,9 +29,21 @@ class Meter:
     """Tokens that went through the language model."""
     patches: int = 0
     """Picture patches that went through the vision tower."""
+    _weights: dict[tuple[int, bool], int] = field(default_factory=dict)
+    """Counted once a module: counting takes milliseconds, and a step has many passes."""
+
+    def forget(self) -> None:
+        """Count weights again: others are trained now, or adapters were added."""
+        self._weights.clear()
+
+    def _num_weights(self, module: nn.Module, trained_only: bool) -> int:
+        key = (id(module), trained_only)
+        if key not in self._weights:
+            self._weights[key] = num_weights(module, trained_only)
+        return self._weights[key]
 
     def add(self, module: nn.Module, positions: int, backward: bool) -> None:
         """`positions` tokens or patches through `module`, forward and perhaps backward."""
-        self.flops += 2.0 * positions * num_weights(module) * (2 if backward else 1)
+        self.flops += 2.0 * positions * self._num_weights(module, False) * (2 if backward else 1)
         if backward:
-            self.flops += 2.0 * positions * num_weights(module, trained_only=True)
+            self.flops += 2.0 * positions * self._num_weights(module, True)

@@ -53,7 +53,8 @@ def completion_logps_naive(
     width = ids.shape[-1]
     rows = []
     for number, again in enumerate(prompts):
-        sequences = append_completions(vlm, again, [list(row[number]) + [vlm.pad_id] * (width - len(row[number])) for row in groups])
+        rows_padded = [[*row[number], *[vlm.pad_id] * (width - len(row[number]))] for row in groups]
+        sequences = append_completions(vlm, again, rows_padded)
         hidden = vlm.hidden_states(**sequences.inputs)[:, -width - 1 : -1]
         rows.append(_logps(vlm, hidden, ids[:, number], mask[:, number], temperature))
     return torch.stack(rows, 1), mask
@@ -86,5 +87,6 @@ def _mask(prompts: Prompts, group: int, width: int) -> Bool[Tensor, "B 1 S S"]:
 def _logps(vlm: VLM, hidden: Tensor, ids: Tensor, mask: Tensor, temperature: float) -> Tensor:
     """log pi of `ids` from the hidden states that predict them; the output head sees real tokens only."""
     logits = vlm.logits(hidden[mask]) / temperature
+    logits[..., vlm.picture_ids] = float("-inf")  # as the sampler has it: these are never drawn
     logp = logits.log_softmax(-1).gather(-1, ids[mask][:, None])[:, 0]
     return torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(mask, logp)

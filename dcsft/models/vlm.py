@@ -154,6 +154,7 @@ class VLM:
         for name, parameter in self.model.named_parameters():
             # Tied embeddings and the output head belong to the language model.
             parameter.requires_grad_((_part_of(name) or "llm") in parts)
+        self.meter.forget()
 
     def add_lora(self, r: int, alpha: int, dropout: float, parts: Collection[str], seed: int) -> None:
         """Inject LoRA into every linear layer of `parts` (arXiv 2106.09685); all other weights are frozen."""
@@ -165,6 +166,7 @@ class VLM:
             # PEFT asks transformers by a name that transformers is about to drop (2026-11).
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             self.peft = get_peft_model(self.model, config)
+        self.meter.forget()
 
     def load_adapter(self, folder: str | Path) -> None:
         """Put a saved adapter on the model, for inference."""

@@ -256,14 +256,14 @@ def all_tables(cells: Sequence[Cell]) -> list[Table]:
 
 def console_table(cells: Sequence[Cell]) -> Group:
     """Accuracies and paired differences for the terminal (rich), then the commands of the missing cells."""
-    shown: list[RenderableType] = [_console(table) for table in (*accuracy_tables(cells), *difference_tables(cells))]
+    shown: list[RenderableType] = [console(table) for table in (*accuracy_tables(cells), *difference_tables(cells))]
     if missing(cells):
         shown.append(Text(f"{len(missing(cells))} of {len(cells)} cells are not computed yet:"))
         shown += [Text(f"  {cell.command}", no_wrap=True, overflow="ignore") for cell in missing(cells)]
     return Group(*shown)
 
 
-def _console(table: Table) -> ConsoleTable:
+def console(table: Table) -> ConsoleTable:
     """Best bold, second best underlined, details dim below."""
     shown = ConsoleTable(title=table.caption, caption="\n".join(table.notes), title_justify="left")
     shown.caption_justify = "left"

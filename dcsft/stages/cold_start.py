@@ -1,14 +1,14 @@
 """cold_start: a short full fine-tuning on held-out examples, so that the model knows the answers' form (paper, 4.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dcsft.data.batches import num_steps
-from dcsft.models.render import tokenize_answer
 from dcsft.models.vlm import VLM
 from dcsft.module import Schedule
-from dcsft.paradigms.paradigm import Item
+from dcsft.paradigms.paradigm import Setting
 from dcsft.paradigms.sft import SFT
+from dcsft.records import Example
 from dcsft.stages.fitting import fit, forget_checkpoint
 from dcsft.stages.runtime import Runtime
 from dcsft.tasks.task import Task
@@ -28,6 +28,21 @@ def schedule_of(settings: dict, num_items: int) -> Schedule:
     )
 
 
+def setting_of(
+    vlm: VLM, task: Task, examples: Sequence[Example], max_new_tokens: int, seed: int, runtime: Runtime
+) -> Setting:
+    """What a paradigm may use; call it when the policy is tuned, since that decides whether features may be cached."""
+    return Setting(
+        task,
+        {example.id: example for example in examples},
+        runtime.features(vlm),
+        runtime.generation_batch_size,
+        runtime.decoding,
+        max_new_tokens,
+        seed,
+    )
+
+
 def run(
     folder: Path,
     vlm: VLM,
@@ -38,12 +53,12 @@ def run(
     on_step: Callable[[int, dict[str, float]], None],
 ) -> None:
     """Fine-tune `vlm` and save it whole in `folder`/model."""
-    items = [
-        Item(example.id, task.prompt(example), tokenize_answer(vlm, task.target(example)), None)
-        for example in task.examples("cold_start")
-    ]
+    paradigm, examples = SFT(), task.examples("cold_start")
+    items = [item for example in examples for item in paradigm.items(vlm, task, example, None, ())]
     vlm.tune_fully(settings["parts"])
     schedule = schedule_of(settings, len(items))
-    fit("cold start", vlm, SFT(), items, settings["batch_size"], schedule, seed, 0, folder, runtime, on_step)
+    setting = setting_of(vlm, task, examples, 0, seed, runtime)  # nothing is sampled
+    batch_size = settings["batch_size"]
+    fit("cold start", vlm, paradigm, items, batch_size, schedule, seed, 0, setting, folder, runtime, on_step)
     vlm.save(folder / MODEL)
     forget_checkpoint(folder)

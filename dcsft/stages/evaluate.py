@@ -56,7 +56,9 @@ def run(folder: Path, vlm: VLM, task: Task, max_new_tokens: int, runtime: Runtim
             shard = folder / f"{start:08d}.parquet"
             if not shard.exists():
                 groups = rollouts(task, engine, some, 1, Sampling.greedy(max_new_tokens))
-                table = pd.DataFrame([score_row(example, group[0]) for example, group in zip(some, groups, strict=True)])
+                table = pd.DataFrame(
+                    [score_row(example, group[0]) for example, group in zip(some, groups, strict=True)]
+                )
                 table.to_parquet(shard.with_suffix(".tmp"), index=False)
                 shard.with_suffix(".tmp").replace(shard)
             tables.append(pd.read_parquet(shard))

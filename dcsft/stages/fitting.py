@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from dcsft.data.batches import Batches
 from dcsft.models.vlm import VLM
 from dcsft.module import PostTraining, Schedule
-from dcsft.paradigms.paradigm import Item, Paradigm
+from dcsft.paradigms.paradigm import Item, Paradigm, Setting
 from dcsft.stages.runtime import Ledger, Runtime
 
 CHECKPOINT = "last.ckpt"
@@ -54,6 +54,7 @@ def fit(
     schedule: Schedule,
     seed: int,
     class_metrics_every: int,
+    setting: Setting,
     folder: Path,
     runtime: Runtime,
     on_step: Callable[[int, dict[str, float]], None],
@@ -81,7 +82,7 @@ def fit(
             runtime.micro_batch_size,
             seed,
             class_metrics_every,
-            runtime.features(vlm),
+            setting,
             report,
         )
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips are not for our users

@@ -176,6 +176,7 @@ class Run:
                 policy,
                 self.task,
                 label.read_labels(self.folders["label"]),
+                self.folders["label"] / label.ROLLOUTS,
                 curation,
                 build(plain(cfg.paradigm)),
                 plain(cfg.tuning),
@@ -215,8 +216,8 @@ class Run:
         write_json(path, results)
         tracker.summary(results)
         from dcsft.report.page import write_report
-        from dcsft.report.renderers import console as rendered
         from dcsft.report.tables import accuracy_tables
+        from dcsft.report.tables import console as rendered
         from dcsft.stages.gather import cell_of, pictures_of
 
         cell = cell_of(self.cfg, self.plan, self.store, results, "")

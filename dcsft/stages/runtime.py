@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import TaskID, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from dcsft.artefacts import write_json
 from dcsft.models.features import FeatureCache
@@ -55,7 +63,8 @@ class Runtime:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+        shown = dict(console=self.console, transient=True, refresh_per_second=2, disable=not self.console.is_terminal)
+        with Progress(*columns, **shown) as progress:
             yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""))
 
     def features(self, vlm: VLM) -> FeatureCache | None:

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from dcsft.artefacts import write_json
 from dcsft.data.subsets import Curation, select
-from dcsft.models.render import tokenize_answer
 from dcsft.models.vlm import VLM
-from dcsft.paradigms.paradigm import Item, Paradigm
+from dcsft.paradigms.paradigm import Paradigm
 from dcsft.records import DIFFICULTIES, Label
-from dcsft.stages.cold_start import schedule_of
+from dcsft.stages.cold_start import schedule_of, setting_of
 from dcsft.stages.evaluate import count_correct
 from dcsft.stages.fitting import fit, forget_checkpoint
 from dcsft.stages.runtime import Runtime
@@ -33,6 +34,7 @@ def run(
     vlm: VLM,
     task: Task,
     labels: list[Label],
+    rollouts: Path,
     curation: Curation,
     paradigm: Paradigm,
     tuning: dict,
@@ -41,17 +43,24 @@ def run(
     runtime: Runtime,
     on_step: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train `vlm` on the examples that `curation` selects."""
+    """Train `vlm` on the examples that `curation` selects; `rollouts` is the labelling's table of answers."""
     chosen = select(labels, curation)
-    counts = Counter(label.difficulty for label in chosen)
-    mixture = ", ".join(f"{counts[kind]} {kind}" for kind in DIFFICULTIES)
-    runtime.console.print(f"train on {len(chosen)} examples: {mixture}", highlight=False)
     examples = {example.id: example for example in task.examples("train")}
-    rows = [(examples[label.example_id], label.difficulty) for label in chosen]
-    items = [
-        Item(example.id, task.prompt(example), tokenize_answer(vlm, task.target(example)), difficulty)
-        for example, difficulty in rows
+    answers = dict(list(pd.read_parquet(rollouts).groupby("id", sort=False)))
+    rows = [
+        paradigm.items(
+            vlm, task, examples[label.example_id], label.difficulty, list(answers[label.example_id].itertuples())
+        )
+        for label in chosen
     ]
+    items = [item for some in rows for item in some]
+    num_dropped = sum(not some for some in rows)
+    if not items:
+        raise ValueError(f"the subset must hold rows to train on, got none from {len(chosen)} examples; see its labels")
+    counts = Counter(item.difficulty for item in items)
+    mixture = ", ".join(f"{counts[kind]} {kind}" for kind in DIFFICULTIES)
+    dropped = f"; {num_dropped} examples dropped: no right answer" if num_dropped else ""
+    runtime.console.print(f"train on {len(items)} rows: {mixture}{dropped}", highlight=False)
     tune(vlm, tuning, curation.seed)
     schedule = schedule_of(settings, len(items))
     curve = _Curve(folder / CURVE, vlm, task, max_new_tokens, settings["eval_every"], runtime)
@@ -69,6 +78,7 @@ def run(
         schedule,
         curation.seed,
         settings["class_metrics_every"],
+        setting_of(vlm, task, list(examples.values()), max_new_tokens, curation.seed, runtime),
         folder,
         runtime,
         after_step,
@@ -80,6 +90,7 @@ def run(
             "steps": schedule.steps,
             "batch_size": settings["batch_size"],
             "examples": len(items),
+            "dropped": num_dropped,
             "epochs": schedule.steps * settings["batch_size"] / len(items),
             **{kind: counts[kind] for kind in DIFFICULTIES},
         },

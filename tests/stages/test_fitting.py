@@ -15,7 +15,7 @@ from torch import Tensor
 from dcsft.models.features import FeatureCache
 from dcsft.models.vlm import VLM
 from dcsft.module import Schedule
-from dcsft.paradigms.paradigm import Item, LossTerm, Paradigm
+from dcsft.paradigms.paradigm import Begun, Item, LossTerm, Paradigm, Setting
 from dcsft.paradigms.sft import SFT
 from dcsft.stages.fitting import fit
 from dcsft.stages.runtime import Runtime
@@ -58,7 +58,9 @@ def _fit(
             raise _Killed
 
     folder.mkdir(exist_ok=True)
-    fit("test", vlm, paradigm or SFT(), items, 6, schedule, 0, 2, folder, _runtime(folder), on_step)
+    runtime = _runtime(folder)
+    setting = Setting(None, {}, runtime.features(vlm), 8, "tree", 8, 0)  # SFT asks no judge
+    fit("test", vlm, paradigm or SFT(), items, 6, schedule, 0, 2, setting, folder, runtime, on_step)
     return (folder / "metrics.jsonl").read_text().splitlines()
 
 
@@ -136,6 +138,15 @@ class _Spoilt(Paradigm):
 
     def __init__(self, spoil: Callable[[Tensor], Tensor]) -> None:
         self.spoil, self.calls = spoil, 0
+
+    def items(self, *_: object) -> list[Item]:
+        raise NotImplementedError
+
+    def begin(self, policy: VLM, batch: Sequence[Item], step: int, setting: Setting) -> Begun:
+        return list(batch), {}
+
+    def weight(self, rows: Sequence[Item]) -> float:
+        return SFT().weight(rows)
 
     def loss(self, policy: VLM, items: Sequence[Item], batch: Sequence[Item], features: object) -> LossTerm:
         self.calls += 1
