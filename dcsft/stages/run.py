@@ -57,6 +57,8 @@ class Run:
         log.addHandler(handler)
         tracker = self._tracker()
         exit_code = 1
+        if self.cfg.sweep is not None:
+            self.console.rule(f"{arm_name(self.cfg)}, seed {self.cfg.seed}", align="left")
         try:
             last = STAGES.index(self.cfg.stage)
             for stage, artefact in self.plan.items():
@@ -221,7 +223,13 @@ class Run:
         from dcsft.stages.gather import cell_of, pictures_of
 
         cell = cell_of(self.cfg, self.plan, self.store, results, "")
-        self.console.print(rendered(accuracy_tables([cell])[0]))
+        if self.cfg.sweep is None:
+            self.console.print(rendered(accuracy_tables([cell])[0]))
+        else:  # the sweep's report has the table; here a line a cell
+            levels = (
+                f"{name} {100 * split['accuracy']:.1f}" for name, split in results["splits"].items() if split["n"]
+            )
+            self.console.print(f"{results['name']}, seed {self.cfg.seed}: {', '.join(levels)}", highlight=False)
         if page:
             title = f"{self.cfg.task['name']}: {results['name']}"
             html = write_report(self.folder / "report", title, [cell], pictures_of(self.task))
