@@ -13,9 +13,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dcsft.models.flops import Meter
 from dcsft.models.processors import load_processor
+from dcsft.models.vision import encode_pictures
 
 PARTS = ("llm", "vision", "merger")
 """What can be tuned: the language model, the vision tower, and the merger that joins them."""
@@ -134,6 +136,10 @@ class VLM:
         self.meter.add(self.language_model, num_tokens, backward)
         if inputs.get("pixel_values") is not None:
             self.count_pictures(inputs["image_grid_thw"], backward and not self.vision_frozen)
+            if self.takes_picture_features:  # the same numbers, batched over pictures and windows
+                pixels, grids = inputs.pop("pixel_values"), inputs["image_grid_thw"]
+                features = BaseModelOutputWithPooling(pooler_output=tuple(encode_pictures(self.visual, pixels, grids)))
+                inputs["mm_encoder_outputs"] = {"image": features}
         return self.model.model(**inputs).last_hidden_state
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:

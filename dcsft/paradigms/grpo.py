@@ -15,8 +15,8 @@ from torch import Tensor
 from dcsft.generation.engine import Request, Sampling
 from dcsft.generation.shared_prefix import SharedPrefix
 from dcsft.losses.policy_gradient import aggregate, clipped_surrogate, group_advantage, importance_ratio, k3
+from dcsft.models.completion_logps import completion_logps
 from dcsft.models.render import FeatureSource, render_prompts, tokenize_answer
-from dcsft.models.shared_prefix import completion_logps
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Begun, Item, LossTerm, Paradigm, Setting
 from dcsft.records import DIFFICULTIES, Completion, Difficulty, Example

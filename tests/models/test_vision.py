@@ -6,12 +6,13 @@ import torch
 from miniatures import picture
 from torch import Tensor
 
-from dcsft.models.vision import _one_size_full_attention, encode_pictures, patchify
+from dcsft.models.vision import _one_size, encode_pictures, patchify
 from dcsft.models.vlm import VLM
 
 ONE_SIZE = [(112, 56)] * 3
 MIXED_SIZES = [(112, 56), (56, 56), (168, 196), (112, 56)]
-LARGE = [(168, 168)] * 2  # more than one attention window of 112 px
+LARGE = [(168, 168)] * 2  # four attention windows of 112 px, of different size
+EVEN = [(224, 112)] * 2  # two equal windows
 
 
 def _pixels(vlm: VLM, sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -21,7 +22,7 @@ def _pixels(vlm: VLM, sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("sizes", [ONE_SIZE, ONE_SIZE[:1], MIXED_SIZES, LARGE])
+@pytest.mark.parametrize("sizes", [ONE_SIZE, ONE_SIZE[:1], MIXED_SIZES, LARGE, EVEN])
 def test_features_equal_those_of_the_vision_tower(mini: VLM, sizes: list[tuple[int, int]]) -> None:
     pixels, grids = _pixels(mini, sizes)
     ours = encode_pictures(mini.visual, pixels, grids)
@@ -39,14 +40,15 @@ def test_features_equal_those_that_the_language_model_receives(mini: VLM) -> Non
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
-def test_the_batched_way_is_taken_for_one_size_and_full_attention_alone(miniatures_by_name: dict[str, VLM]) -> None:
+def test_the_batched_way_is_taken_for_one_size_and_equal_windows_alone(miniatures_by_name: dict[str, VLM]) -> None:
     taken = {
         (family, name)
         for family, vlm in miniatures_by_name.items()
-        for name, sizes in (("one size", ONE_SIZE), ("mixed", MIXED_SIZES))
-        if _one_size_full_attention(vlm.visual, _pixels(vlm, sizes)[1])
+        for name, sizes in (("one size", ONE_SIZE), ("mixed", MIXED_SIZES), ("uneven", LARGE), ("even", EVEN))
+        if _one_size(vlm.visual, _pixels(vlm, sizes)[1])
     }
-    assert taken == {("qwen2_5_vl", "one size")}
+    full = {("qwen2_5_vl", name) for name in ("one size", "uneven", "even")}
+    assert taken == full | {("qwen2_5_vl_windowed", name) for name in ("one size", "even")}
 
 
 @torch.no_grad()

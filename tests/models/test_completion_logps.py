@@ -4,8 +4,8 @@ import pytest
 import torch
 from miniatures import MIXED, log_probs
 
+from dcsft.models.completion_logps import completion_logps, completion_logps_naive
 from dcsft.models.render import render_prompts
-from dcsft.models.shared_prefix import completion_logps, completion_logps_naive
 from dcsft.models.vlm import VLM
 
 G = 4
