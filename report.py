@@ -23,10 +23,10 @@ def main(arguments: list[str]) -> None:
     from dcsft.stages.gather import gather, opening_comment, pictures_of
 
     console = Console()
-    cells, task, outputs = gather(path, accept_names(overrides), console.print)
+    cells, tasks, outputs = gather(path, accept_names(overrides), console.print)
     console.print(console_table(cells))
     description = opening_comment(path)
-    page = write_report(outputs / "report" / path.stem, path.stem, cells, pictures_of(task), description)
+    page = write_report(outputs / "report" / path.stem, path.stem, cells, pictures_of(tasks), description)
     console.print(f"page: {page}", highlight=False, soft_wrap=True)
 
 

@@ -14,8 +14,11 @@ from dcsft.seeding import seed_of
 PER_DIFFICULTY = 8
 _LONGEST_ANSWER = 90
 
-Pictures = Callable[[list[str]], dict[str, bytes]]
-"""Example ids -> PNG bytes of those whose picture is at hand."""
+Pictures = Callable[[Cell, list[str]], dict[str, bytes]]
+"""A cell and ids of its training examples -> PNG bytes of those whose picture is at hand.
+
+The cell says whose examples: another seed draws other pictures under the same ids.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def shown_examples(cells: Sequence[Cell], pictures: Pictures | None) -> tuple[in
             chosen = choose(pd.read_parquet(cell.labels))
             rollouts = pd.read_parquet(cell.rollouts)
             answers = dict(list(rollouts[rollouts["id"].isin(chosen["id"])].groupby("id")))
-            images = pictures(chosen["id"].tolist()) if pictures is not None else {}
+            images = pictures(cell, chosen["id"].tolist()) if pictures is not None else {}
             return cell.seed, [_shown(row, answers, images) for row in chosen.to_dict("records")]
     return None, []
 

@@ -45,12 +45,12 @@ def cell_of(
     )
 
 
-def pictures_of(task: Task) -> Callable[[Sequence[str]], dict[str, bytes]]:
-    """Returns PNG bytes of training examples by their ids."""
+def pictures_of(tasks: Mapping[Path | None, Task]) -> Callable[[Cell, Sequence[str]], dict[str, bytes]]:
+    """Returns PNG bytes of a cell's training examples by their ids; `tasks` are known by their cells' labels."""
 
-    def pictures(ids: Sequence[str]) -> dict[str, bytes]:
+    def pictures(cell: Cell, ids: Sequence[str]) -> dict[str, bytes]:
         found = {}
-        examples = {example.id: example for example in task.examples("train")}
+        examples = {example.id: example for example in tasks[cell.labels].examples("train")}
         for name in ids:
             buffer = BytesIO()
             examples[name].pictures[0].open().save(buffer, "PNG")
@@ -86,9 +86,12 @@ def opening_comment(sweep: Path) -> str:
     return "\n".join(line.removeprefix("#").strip() for line in lines[:first_key])
 
 
-def gather(sweep: Path, overrides: Sequence[str], say: Callable[[str], None]) -> tuple[list[Cell], Task, Path]:
-    """The cells of a sweep, from the store alone: nothing is computed. Also the task, and the folder of outputs."""
-    cells = []
+def gather(
+    sweep: Path, overrides: Sequence[str], say: Callable[[str], None]
+) -> tuple[list[Cell], dict[Path | None, Task], Path]:
+    """The cells of a sweep, from the store alone: nothing is computed. Also the tasks, known by
+    their cells' labels, and the folder of outputs."""
+    cells, tasks = [], {}
     for cfg, own in sweep_cells(sweep, overrides):
         check(cfg)
         task = build_task(cfg)
@@ -100,4 +103,5 @@ def gather(sweep: Path, overrides: Sequence[str], say: Callable[[str], None]) ->
         results = results_of(cfg, task, artefacts, folders) if complete else None
         command = f"python train.py -cd {sweep.parent.name} -cn {sweep.stem} {shlex.join(own)}"
         cells.append(cell_of(cfg, artefacts, store, results, command))
-    return cells, task, Path(cfg.outputs).absolute()
+        tasks[cells[-1].labels] = task
+    return cells, tasks, Path(cfg.outputs).absolute()

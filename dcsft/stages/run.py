@@ -232,7 +232,7 @@ class Run:
             self.console.print(f"{results['name']}, seed {self.cfg.seed}: {', '.join(levels)}", highlight=False)
         if page:
             title = f"{self.cfg.task['name']}: {results['name']}"
-            html = write_report(self.folder / "report", title, [cell], pictures_of(self.task))
+            html = write_report(self.folder / "report", title, [cell], pictures_of({cell.labels: self.task}))
             self.console.print(f"page: {html}", highlight=False, soft_wrap=True)
         return path
 

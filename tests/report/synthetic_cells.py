@@ -120,7 +120,7 @@ def write_metrics(path: Path, levels: dict[str, float], steps: int = 100) -> Pat
     return path
 
 
-def pictures(ids: list[str]) -> dict[str, bytes]:
+def pictures(cell: Cell, ids: list[str]) -> dict[str, bytes]:
     """A small PNG for every id but the first."""
     found = {}
     for name in ids[1:]:
