@@ -66,6 +66,7 @@ class Model:
     dtype: str = MISSING
     min_pixels: int = MISSING
     max_pixels: int = MISSING
+    square_pictures: bool = MISSING
     from_scratch: bool = False
     foundation: Foundation | None = None
 
@@ -364,8 +365,9 @@ def check(cfg: DictConfig) -> None:
         f"model.from_scratch must be false with model={cfg.model.name}; only model=tiny has a foundation recipe",
     )
     require(
-        cfg.stage != "foundation" or cfg.model.foundation is not None,
-        f"stage=foundation must have model=tiny, got model={cfg.model.name}; a downloaded model needs no foundation",
+        cfg.stage != "foundation" or (cfg.model.foundation is not None and cfg.model.from_scratch),
+        f"stage=foundation must have model=tiny model.from_scratch=true, got model={cfg.model.name} "
+        f"model.from_scratch={str(cfg.model.from_scratch).lower()}; shipped and downloaded weights need no training",
     )
     for group in ("reward", "task", "paradigm"):
         problems += _target_problems(cfg, group)

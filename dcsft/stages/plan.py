@@ -28,6 +28,7 @@ NOT_KEYED = {
     "engine": "two exact ways to the same samples, up to float rounding",
     "logger": "who is told",
     "model.name": "a name for people; path, dtype and pixels say which model",
+    "model.square_pictures": "only the default of task.square",
     "model.foundation": "the foundation's recipe; with shipped weights it is checked against theirs",
     "task.name": "a name for people",
 }

@@ -107,9 +107,9 @@ class Run:
         log.info("%s: %s", artefact, took)
         self.console.print(f"[green]✓[/] {stage:<11} {artefact.key}  [dim]{took}[/]", highlight=False)
         self.folders[stage] = folder
-        link = self.folder / stage
-        link.unlink(missing_ok=True)
+        link = self.folder / f"{stage}.{os.getpid()}"  # replaced in one step: the same command may run twice at once
         link.symlink_to(os.path.relpath(folder, self.folder))
+        link.replace(self.folder / stage)
         metrics = folder / "metrics.jsonl"
         if reused and metrics.exists():
             for line in metrics.read_text().splitlines():

@@ -85,10 +85,13 @@ class _Opener:
     """Reads one picture when called; a class and not a closure, so that it travels to worker processes."""
 
     path: str
+    square: bool
 
     def __call__(self) -> Image.Image:
         with Image.open(self.path) as image:
-            return _as_rgb(image)
+            picture = _as_rgb(image)
+        side = max(picture.size)
+        return ImageOps.pad(picture, (side, side), color="white") if self.square else picture
 
 
 def _picture_paths(folder: Path) -> Iterator[Path]:
@@ -133,6 +136,8 @@ class Folder(Task):
         id: test pictures of the same kind.
         ood: the folder of each OOD set, by name; the order is that of the tables.
         num_cold_start: size of "cold_start". The classes take turns; each keeps at least one picture for training.
+        square: pad pictures to a square with white. The tiny model sees four tokens of a square picture, and only two
+            of an oblong one.
     """
 
     def __init__(
@@ -144,8 +149,10 @@ class Folder(Task):
         id: str | None,
         ood: Mapping[str, str | None] | None,
         num_cold_start: int,
+        square: bool,
     ) -> None:
         super().__init__(reward, question)
+        self._square = square
         roots: dict[str, str | None] = {"train": train, "id": id}
         for key, root in dict(ood or {}).items():
             name = str(key)
@@ -265,7 +272,8 @@ class Folder(Task):
         group = None
         if split in self._ood:
             group = "seen" if file.target.casefold() in self._classes else "novel"
-        picture = Picture(f"folder-{OPENER_VERSION}/{file.digest}", _Opener(file.path))
+        shape = "square/" if self._square else ""
+        picture = Picture(f"folder-{OPENER_VERSION}/{shape}{file.digest}", _Opener(file.path, self._square))
         return Example(file.id, split, (picture,), file.target, group=group)
 
 

@@ -27,7 +27,9 @@ class Data:
     def task(self, num_cold_start: int = 4, seed: int = 0, ood: Mapping[str, Path | None] | None = None) -> Folder:
         folders = {"sketches": self.sketches} if ood is None else ood
         names = {name: None if path is None else str(path) for name, path in folders.items()}
-        return Folder(Exact(), "What is this?", seed, str(self.train), str(self.id), names, num_cold_start)
+        return Folder(
+            Exact(), "What is this?", seed, str(self.train), str(self.id), names, num_cold_start, square=False
+        )
 
 
 @pytest.fixture
@@ -257,7 +259,7 @@ def test_an_ood_set_with_the_name_of_another_split_is_refused(data: Data, name: 
 def test_null_is_refused(data: Data, train: str | None, id: str | None, name: str) -> None:
     folders = {"train": str(data.train), "test": str(data.id), None: None}
     with pytest.raises(ValueError, match=rf"^task\.{name} must be a folder .*, got None; set task\.{name}=DIR"):
-        Folder(Exact(), "What is this?", 0, folders[train], folders[id], None, 4)
+        Folder(Exact(), "What is this?", 0, folders[train], folders[id], None, 4, square=False)
 
 
 def test_an_ood_set_without_a_folder_is_refused(data: Data) -> None:
@@ -284,3 +286,14 @@ def test_a_cold_start_that_does_not_fit_is_refused_with_what_would(data: Data, n
     message = rf"^task\.num_cold_start must be between 1 and 6, .*, got {num_cold_start}; set it to 6 or fewer"
     _refused(data, message, num_cold_start)
     assert len(data.task(6).examples("train")) == 2
+
+
+def test_a_square_picture_is_padded_with_white_and_is_another_picture(tmp_path: Path, write_classes: Writer) -> None:
+    data = Data(tmp_path, write_classes)
+    plain = data.task()
+    square = Folder(Exact(), "What is this?", 0, str(data.train), str(data.id), None, 4, square=True)
+    name = plain.examples("id")[0].id
+    before, after = opened(plain, name), opened(square, name)
+    side = max(before.size)
+    assert after.size == (side, side)
+    assert plain.identity("id") != square.identity("id")
