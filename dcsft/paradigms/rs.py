@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dcsft.models.render import FeatureSource
 from dcsft.models.vlm import VLM
-from dcsft.paradigms.paradigm import Begun, Item, LossTerm, Paradigm, Setting
-from dcsft.paradigms.sft import answer_loss, num_tokens
+from dcsft.paradigms.fixed_answers import FixedAnswers
+from dcsft.paradigms.paradigm import Item
 from dcsft.records import Difficulty, Example
 from dcsft.tasks.task import Task
 
 
-class RejectionSampling(Paradigm):
+class RejectionSampling(FixedAnswers):
     """The first `num_per_prompt` right completions of each example; an example without one is dropped and counted.
 
     Equal completions are taken once: a second copy would only weigh the example up.
@@ -31,14 +30,3 @@ class RejectionSampling(Paradigm):
             Item(f"{example.id}#{number}" if number else example.id, task.prompt(example), ids, difficulty)
             for number, ids in enumerate(chosen)
         ]
-
-    def begin(self, policy: VLM, batch: Sequence[Item], step: int, setting: Setting) -> Begun:
-        return list(batch), {}
-
-    def loss(
-        self, policy: VLM, rows: Sequence[Item], batch: Sequence[Item], features: FeatureSource | None
-    ) -> LossTerm:
-        return answer_loss(policy, rows, batch, features)
-
-    def weight(self, rows: Sequence[Item]) -> float:
-        return num_tokens(rows)
