@@ -100,14 +100,15 @@ def fit(
                 enable_model_summary=False,
                 callbacks=[_Save(folder, runtime.checkpoint_every, schedule.steps, ledger, vlm)],
             )
-            trainer.fit(
-                module,
-                DataLoader(batches, batch_size=None),
-                ckpt_path=str(folder / CHECKPOINT) if first else None,
-                weights_only=True,
-            )
-        if trainer.global_step < schedule.steps:  # Lightning turns Ctrl-C into a quiet return
-            raise KeyboardInterrupt
+            try:
+                trainer.fit(
+                    module,
+                    DataLoader(batches, batch_size=None),
+                    ckpt_path=str(folder / CHECKPOINT) if first else None,
+                    weights_only=True,
+                )
+            except SystemExit as stop:  # what Lightning makes of Ctrl-C
+                raise KeyboardInterrupt from stop
     vlm.model.eval()
 
 
