@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 DONE = "DONE"
 
@@ -30,6 +33,13 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` so that a reader sees the old file or the new one, never half of it."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def write_table(path: Path, table: "DataFrame") -> None:
+    """Write `table` as Parquet, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    table.to_parquet(temporary, index=False)
     os.replace(temporary, path)
 
 

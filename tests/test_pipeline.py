@@ -104,11 +104,12 @@ def test_killed_at_arbitrary_moments_it_ends_as_if_never_killed(undisturbed, tmp
         pd.testing.assert_frame_equal(ours[name], table, check_exact=True, obj=name)
 
 
-def test_ctrl_c_is_said_in_one_line_and_the_next_run_goes_on(tmp_path, undisturbed):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_is_said_in_one_line_and_the_next_run_goes_on(tmp_path, undisturbed, stop):
     process = subprocess.Popen(command(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list((tmp_path / "store").glob("train/*.partial/metrics.jsonl")):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "Traceback" not in errors

@@ -86,7 +86,7 @@ class SharedPrefix(Engine):
         features: FeatureSource | None = None,
     ) -> None:
         if decoding == "tree" and not vlm.full_attention:
-            log.info("this model has layers that are not full attention: the cache is expanded, one copy a sample")
+            log.warning("this model has layers that are not full attention: the cache is expanded, one copy a sample")
             decoding = "expand"
         self.vlm, self.batch_size, self.decoding, self.features = vlm, batch_size, decoding, features
 

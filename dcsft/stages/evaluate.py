@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dcsft.generation.engine import Sampling
+from dcsft.artefacts import write_table
+from dcsft.generation.engine import Engine, Sampling
 from dcsft.generation.rollouts import rollouts
-from dcsft.generation.shared_prefix import SharedPrefix
 from dcsft.models.vlm import VLM
 from dcsft.records import Example, Rollout
 from dcsft.stages.runtime import Ledger, Runtime
@@ -16,13 +16,9 @@ SCORES = "scores.parquet"
 _SHARD = 512
 
 
-def _engine(vlm: VLM, runtime: Runtime) -> SharedPrefix:
-    return SharedPrefix(vlm, runtime.generation_batch_size, runtime.decoding, runtime.features(vlm))
-
-
-def count_correct(vlm: VLM, task: Task, split: str, max_new_tokens: int, runtime: Runtime) -> tuple[int, int]:
+def count_correct(task: Task, engine: Engine, split: str, max_new_tokens: int) -> tuple[int, int]:
     """Judged answers and right ones on one test set."""
-    groups = rollouts(task, _engine(vlm, runtime), task.examples(split), 1, Sampling.greedy(max_new_tokens))
+    groups = rollouts(task, engine, task.examples(split), 1, Sampling.greedy(max_new_tokens))
     judged = [group[0].score.correct for group in groups if group[0].score.correct is not None]
     return len(judged), sum(judged)
 
@@ -47,7 +43,7 @@ def run(folder: Path, vlm: VLM, task: Task, max_new_tokens: int, runtime: Runtim
     """Evaluate `vlm` on every test set of `task` into `folder`; shards that are on disk are not answered again."""
     ledger = Ledger(folder)
     vlm.model.requires_grad_(False)
-    engine = _engine(vlm, runtime)
+    engine = runtime.engine(vlm)
     examples = [example for split in task.tests for example in task.examples(split)]
     tables, right = [], 0
     with runtime.bar("evaluate", len(examples)) as bar:
@@ -56,16 +52,13 @@ def run(folder: Path, vlm: VLM, task: Task, max_new_tokens: int, runtime: Runtim
             shard = folder / f"{start:08d}.parquet"
             if not shard.exists():
                 groups = rollouts(task, engine, some, 1, Sampling.greedy(max_new_tokens))
-                table = pd.DataFrame(
-                    [score_row(example, group[0]) for example, group in zip(some, groups, strict=True)]
-                )
-                table.to_parquet(shard.with_suffix(".tmp"), index=False)
-                shard.with_suffix(".tmp").replace(shard)
+                rows = [score_row(example, group[0]) for example, group in zip(some, groups, strict=True)]
+                write_table(shard, pd.DataFrame(rows))
             tables.append(pd.read_parquet(shard))
             right += int(tables[-1]["correct"].fillna(False).sum())
             bar.advance(start + len(some), f"right {right / (start + len(some)):.0%}")
     scores = pd.concat(tables, ignore_index=True)
-    scores.to_parquet(folder / SCORES, index=False)
+    write_table(folder / SCORES, scores)
     ledger.save(vlm.meter, tokens_generated=int(scores["num_tokens"].sum()))
     for start in range(0, len(examples), _SHARD):
         (folder / f"{start:08d}.parquet").unlink()

@@ -109,6 +109,8 @@ def fit(
                 )
             except SystemExit as stop:  # what Lightning makes of Ctrl-C
                 raise KeyboardInterrupt from stop
+        if trainer.global_step < schedule.steps:  # stopped early, by whatever Lightning heeds: not a finished run
+            raise KeyboardInterrupt
     vlm.model.eval()
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import beta
 
+from dcsft.artefacts import write_table
 from dcsft.generation.engine import Sampling
 from dcsft.generation.rollouts import rollouts
-from dcsft.generation.shared_prefix import SharedPrefix
 from dcsft.models.vlm import VLM
 from dcsft.records import Example, Label, Rollout
 from dcsft.stages.runtime import Ledger, Runtime
@@ -79,7 +79,7 @@ def run(folder: Path, vlm: VLM, task: Task, num_samples: int, sampling: Sampling
     """Label the training split into `folder`."""
     examples = task.examples("train")
     vlm.model.requires_grad_(False)
-    engine = SharedPrefix(vlm, runtime.generation_batch_size, runtime.decoding, runtime.features(vlm))
+    engine = runtime.engine(vlm)
     ledger = Ledger(folder)
     shards = folder / "shards"
     shards.mkdir(exist_ok=True)
@@ -90,24 +90,18 @@ def run(folder: Path, vlm: VLM, task: Task, num_samples: int, sampling: Sampling
             label_file, answer_file = (shards / f"{start:08d}.{kind}.parquet" for kind in ("labels", "rollouts"))
             if not label_file.exists():  # written last
                 groups = rollouts(task, engine, some, num_samples, sampling)
-                _write(pd.DataFrame([rollout_row(rollout) for group in groups for rollout in group]), answer_file)
-                _write(pd.DataFrame(map(label_row, some, groups)), label_file)
+                write_table(answer_file, pd.DataFrame([rollout_row(rollout) for group in groups for rollout in group]))
+                write_table(label_file, pd.DataFrame(map(label_row, some, groups)))
                 ledger.save(vlm.meter)
             labels.append(pd.read_parquet(label_file))
             answers.append(answer_file)
             easy, hard = (sum((table["difficulty"] == kind).sum() for table in labels) for kind in ("easy", "hard"))
             done = start + len(some)
             bar.advance(done, f"easy {easy / done:.0%}, hard {hard / done:.0%}")
-    _write(pd.concat(labels, ignore_index=True), folder / LABELS)
+    write_table(folder / LABELS, pd.concat(labels, ignore_index=True))
     table = pd.concat([pd.read_parquet(file) for file in answers], ignore_index=True)
-    _write(table, folder / ROLLOUTS)
+    write_table(folder / ROLLOUTS, table)
     ledger.save(vlm.meter, tokens_generated=int(table["num_tokens"].sum()))
     for file in shards.iterdir():
         file.unlink()
     shards.rmdir()
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    table.to_parquet(temporary, index=False)
-    temporary.replace(path)

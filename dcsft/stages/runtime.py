@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from dcsft.artefacts import write_json
+from dcsft.generation.shared_prefix import SharedPrefix
 from dcsft.models.features import FeatureCache
 from dcsft.models.flops import Meter
 from dcsft.models.vlm import VLM
@@ -72,6 +73,10 @@ class Runtime:
         if not (vlm.takes_picture_features and vlm.vision_frozen) or self.feature_cache_gb == 0:
             return None
         return FeatureCache(vlm, self.feature_folder, self.feature_cache_gb)
+
+    def engine(self, vlm: VLM) -> SharedPrefix:
+        """The local engine; made once a stage, when the policy is tuned: the vision weights say which features fit."""
+        return SharedPrefix(vlm, self.generation_batch_size, self.decoding, self.features(vlm))
 
 
 class Ledger:

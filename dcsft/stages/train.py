@@ -9,6 +9,7 @@ import pandas as pd
 
 from dcsft.artefacts import write_json
 from dcsft.data.subsets import Curation, select
+from dcsft.generation.engine import Engine
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Paradigm
 from dcsft.records import DIFFICULTIES, Label
@@ -63,7 +64,7 @@ def run(
     runtime.console.print(f"train on {len(items)} rows: {mixture}{dropped}", highlight=False)
     tune(vlm, tuning, curation.seed)
     schedule = schedule_of(settings, len(items))
-    curve = _Curve(folder / CURVE, vlm, task, max_new_tokens, settings["eval_every"], runtime)
+    curve = _Curve(folder / CURVE, task, runtime.engine(vlm), max_new_tokens, settings["eval_every"])
 
     def after_step(step: int, metrics: dict[str, float]) -> None:
         on_step(step, metrics)
@@ -101,11 +102,9 @@ def run(
 class _Curve:
     """Accuracy on every test set while training (Figure 3): rows of step, split, n, correct."""
 
-    def __init__(
-        self, path: Path, vlm: VLM, task: Task, max_new_tokens: int, every: int | None, runtime: Runtime
-    ) -> None:
-        self.path, self.vlm, self.task, self.every = path, vlm, task, every
-        self.max_new_tokens, self.runtime = max_new_tokens, runtime
+    def __init__(self, path: Path, task: Task, engine: Engine, max_new_tokens: int, every: int | None) -> None:
+        self.path, self.task, self.engine = path, task, engine
+        self.max_new_tokens, self.every = max_new_tokens, every
         self.rows: dict[tuple[int, str], dict[str, object]] = {}
         if every and path.exists():
             with path.open() as file:
@@ -116,7 +115,7 @@ class _Curve:
         if not self.every or step % self.every:
             return
         for split in self.task.tests:
-            n, correct = count_correct(self.vlm, self.task, split, self.max_new_tokens, self.runtime)
+            n, correct = count_correct(self.task, self.engine, split, self.max_new_tokens)
             self.rows[step, split] = {"step": step, "split": split, "n": n, "correct": correct}
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="") as file:
