@@ -1,6 +1,7 @@
 """Run one experiment: `python train.py task=icons subset=em`; `python train.py --help` shows the choices."""
 
 import os
+import signal
 import sys
 
 import hydra
@@ -37,6 +38,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, in every stage
     sys.argv[1:] = accept_names(sys.argv[1:])
     try:
         main()

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dcsft.records import Example, Picture
 from dcsft.rewards.reward import Reward
 from dcsft.seeding import stream
+from dcsft.tasks.sources import PictureFile, as_rgb
 from dcsft.tasks.task import Task
 
 OPENER_VERSION = 1
@@ -51,19 +51,6 @@ class _File:
     digest: str
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """Upright, on white where it is transparent, 8 bits a channel."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):  # no known white: converting would clip
-        raise ValueError(f"a picture must have 8 or 16 bits a channel, got mode {image.mode!r}; convert it first")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
 def _check(path: str) -> str:
     """The content hash of a picture; `verify` finds broken checksums, and only decoding it all finds a truncated one.
 
@@ -76,22 +63,8 @@ def _check(path: str) -> str:
         image.verify()
     with Image.open(BytesIO(content)) as image:
         image.draft("RGB", _CHECK_PX)
-        _as_rgb(image)
+        as_rgb(image)
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class _Opener:
-    """Reads one picture when called; a class and not a closure, so that it travels to worker processes."""
-
-    path: str
-    square: bool
-
-    def __call__(self) -> Image.Image:
-        with Image.open(self.path) as image:
-            picture = _as_rgb(image)
-        side = max(picture.size)
-        return ImageOps.pad(picture, (side, side), color="white") if self.square else picture
 
 
 def _picture_paths(folder: Path) -> Iterator[Path]:
@@ -273,7 +246,7 @@ class Folder(Task):
         if split in self._ood:
             group = "seen" if file.target.casefold() in self._classes else "novel"
         shape = "square/" if self._square else ""
-        picture = Picture(f"folder-{OPENER_VERSION}/{shape}{file.digest}", _Opener(file.path, self._square))
+        picture = Picture(f"folder-{OPENER_VERSION}/{shape}{file.digest}", PictureFile(file.path, self._square))
         return Example(file.id, split, (picture,), file.target, group=group)
 
 

@@ -1,0 +1,147 @@
+"""Rows and pictures from what people have on disk or on the Hub; shared by every task that reads a dataset."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Upright, on white where it is transparent, 8 bits a channel.
+
+    Raises:
+        ValueError: the picture has no known white (32-bit integers or floats).
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):  # converting would clip
+        raise ValueError(f"a picture must have 8 or 16 bits a channel, got mode {image.mode!r}; convert it first")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """Reads one picture when called; a class and not a closure, so that it travels to worker processes."""
+
+    path: str
+    square: bool = False
+
+    def __call__(self) -> Image.Image:
+        with Image.open(self.path) as image:
+            picture = as_rgb(image)
+        side = max(picture.size)
+        return ImageOps.pad(picture, (side, side), color="white") if self.square else picture
+
+
+@dataclass(frozen=True)
+class PictureCell:
+    """Reads one picture out of a Parquet file of the Hub's layout, where a picture is a struct of bytes and path."""
+
+    path: str
+    row_group: int
+    row: int
+    column: str
+
+    def __call__(self) -> Image.Image:
+        with Image.open(BytesIO(self.content())) as image:
+            return as_rgb(image)
+
+    def content(self) -> bytes:
+        """The encoded picture, as it is stored."""
+        encoded: bytes = _row_group(self.path, self.row_group, self.column)[self.row]
+        return encoded
+
+
+@lru_cache(maxsize=2)
+def _row_group(path: str, number: int, column: str) -> list[bytes]:
+    """The pictures of one row group; neighbours are mostly read one after another."""
+    import pyarrow.parquet as pq
+
+    pictures = pq.ParquetFile(path).read_row_group(number, columns=[f"{column}.bytes"])[column]
+    return [picture["bytes"] for picture in pictures.to_pylist()]
+
+
+def parquet_files(name: str, source: str, split: str) -> list[Path]:
+    """The Parquet files of one split of a dataset, in order: of a local folder or of the Hub.
+
+    Args:
+        name: the option that `source` comes from, for messages.
+        source: a folder, or the Hub id of a dataset (downloaded into the Hub's own cache).
+        split: files are those whose name begins with it ("train-00000-of-00013.parquet"), in whichever folder.
+
+    Raises:
+        ValueError: there is no such dataset, it wants a token, or it has no such split.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        folder = _download(name, source)
+    found = sorted(path for path in folder.rglob("*.parquet") if path.name.startswith((f"{split}-", f"{split}.")))
+    if not found:
+        there = sorted({path.name.split("-")[0].removesuffix(".parquet") for path in folder.rglob("*.parquet")})
+        raise ValueError(
+            f"{name} must hold Parquet files of the split {split!r}, got {source!r} with "
+            f"{', '.join(there) or 'none at all'}; look at the dataset's card"
+        )
+    return found
+
+
+def _download(name: str, source: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, repo_type="dataset", allow_patterns=["*.parquet", "**/*.parquet"]))
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{name} must be a dataset that you may read, got {source!r}, which is gated; accept its terms on the Hub, "
+            "then `hf auth login`"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{name} must be a folder or a dataset on the Hub, got {source!r} ({reason})") from error
+
+
+def parquet_rows(
+    name: str, files: Sequence[Path], columns: Sequence[str], pictures: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The rows of Parquet files; pictures stay on disk until they are opened.
+
+    Args:
+        name: the option that the files come from, for messages.
+        columns: plain values to read.
+        pictures: columns that hold pictures; their value is a `PictureCell`, or None where the row has none.
+
+    Raises:
+        ValueError: a file lacks a column or cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in files:
+        try:
+            file = pq.ParquetFile(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{name} must hold readable Parquet files, got {str(path)!r} ({error})") from error
+        there = file.schema_arrow.names
+        missing = [column for column in (*columns, *pictures) if column not in there]
+        if missing:
+            raise ValueError(
+                f"{name} must have the columns {', '.join((*columns, *pictures))}, got {str(path)!r} with "
+                f"{', '.join(there)}; it lacks {', '.join(missing)}"
+            )
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=[*columns, *(f"{picture}.path" for picture in pictures)])
+            present = {picture: table[picture].is_valid().to_pylist() for picture in pictures}  # without their bytes
+            for row, values in enumerate(table.select(list(columns)).to_pylist()):
+                for picture in pictures:
+                    values[picture] = PictureCell(str(path), group, row, picture) if present[picture][row] else None
+                yield values
