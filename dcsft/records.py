@@ -53,6 +53,8 @@ class Example:
     """What SFT teaches and the judge compares with."""
     question: str | None = None
     """The question, where it differs from row to row."""
+    options: tuple[str, ...] = ()
+    """The options of a multiple-choice question, in order: "A" names the first."""
     group: str | None = None
     """A part of the split that is reported on its own, e.g. "novel" or "seen" classes."""
     noisy: bool | None = None

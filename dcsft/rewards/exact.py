@@ -1,5 +1,7 @@
 """Exact match of a short answer: the paper's rule for classification."""
 
+from collections.abc import Sequence
+
 from dcsft.records import Score
 from dcsft.rewards.reward import Reward
 
@@ -14,7 +16,7 @@ class Exact(Reward):
         True
     """
 
-    def __call__(self, text: str, target: str) -> Score:
+    def __call__(self, text: str, target: str, options: Sequence[str] = ()) -> Score:
         answer = text.strip()
         correct = answer.casefold() == target.strip().casefold()
         return Score(correct=correct, reward=float(correct), answer=answer)

@@ -67,7 +67,7 @@ def _row_group(path: str, number: int, column: str) -> list[bytes]:
     import pyarrow.parquet as pq
 
     pictures = pq.ParquetFile(path).read_row_group(number, columns=[f"{column}.bytes"])[column]
-    return [picture["bytes"] for picture in pictures.to_pylist()]
+    return [picture and picture["bytes"] for picture in pictures.to_pylist()]
 
 
 def parquet_files(name: str, source: str, split: str) -> list[Path]:

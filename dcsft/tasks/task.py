@@ -63,4 +63,4 @@ class Task(ABC):
 
     def score(self, example: Example, text: str) -> Score:
         """The judge."""
-        return self.reward(text, example.target)
+        return self.reward(text, example.target, example.options)
