@@ -355,11 +355,8 @@ def check(cfg: DictConfig) -> None:
         cfg.tuning.name == "full" or min(cfg.tuning.r or 0, cfg.tuning.alpha or 0) > 0,
         f"tuning.r and tuning.alpha must be positive, got {cfg.tuning.r} and {cfg.tuning.alpha}",
     )
-    require(
-        not (cfg.paradigm["name"] == "grpo" and cfg.tuning.name == "full" and cfg.paradigm.get("kl", 0) > 0),
-        "paradigm.kl must be 0 with tuning=full, got a penalty; the reference is the policy without its adapter: "
-        "use tuning=lora",
-    )
+    if cfg.paradigm["name"] == "grpo":
+        problems += _grpo_problems(cfg)
     require(
         cfg.model.foundation is not None or not cfg.model.from_scratch,
         f"model.from_scratch must be false with model={cfg.model.name}; only model=tiny has a foundation recipe",
@@ -373,6 +370,37 @@ def check(cfg: DictConfig) -> None:
         problems += _target_problems(cfg, group)
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _grpo_problems(cfg: DictConfig) -> list[str]:
+    """What the policy's rollouts and the labelling's must have in common, and what needs a reference model."""
+    paradigm, label, problems = cfg.paradigm, cfg.label, []
+    full = cfg.tuning.name == "full"
+    if full and paradigm.get("kl", 0) > 0:
+        problems.append(
+            f"paradigm.kl must be 0 with tuning=full, got {paradigm['kl']}; the reference is the policy without its "
+            "adapter: use tuning=lora"
+        )
+    warm = paradigm.get("warm_start_batches", 0)
+    if full and warm > 1:
+        problems.append(
+            f"paradigm.warm_start_batches must be 0 or 1 with tuning=full, got {warm}; later ones are compared with "
+            "the reference, which is the policy without its adapter: use tuning=lora"
+        )
+    if warm:
+        ours = (paradigm["temperature"], 1.0, 0)
+        theirs = (label.temperature, label.top_p, label.top_k)
+        if ours != theirs:
+            problems.append(
+                "paradigm.warm_start_batches must be 0 unless labelling samples as the policy does, got label."
+                f"temperature={theirs[0]} top_p={theirs[1]} top_k={theirs[2]} where the policy has {ours[0]}, 1.0 and 0"
+            )
+        if label.num_samples < paradigm["num_completions"]:
+            problems.append(
+                f"label.num_samples must be at least paradigm.num_completions={paradigm['num_completions']} for a warm "
+                f"start, got {label.num_samples}; raise it or set paradigm.warm_start_batches=0"
+            )
+    return problems
 
 
 def explain(error: Exception) -> str | None:

@@ -50,6 +50,8 @@ class Run:
 
     def __call__(self) -> Path | None:
         """Run up to the stage asked for; returns the path of `results.json` if it got that far."""
+        if "train" in self.plan and self.store.find(self.plan["train"]) is None:
+            build(plain(self.cfg.paradigm))  # refuses wrong arguments now, and not when labelling is done
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
         handler = logging.FileHandler(self.folder / "log.txt")
@@ -110,6 +112,10 @@ class Run:
         link = self.folder / f"{stage}.{os.getpid()}"  # replaced in one step: the same command may run twice at once
         link.symlink_to(os.path.relpath(folder, self.folder))
         link.replace(self.folder / stage)
+        completions = folder / "completions.jsonl"
+        if completions.exists():
+            rows = [json.loads(line) for line in completions.read_text(encoding="utf-8").splitlines()]
+            tracker.table("completions", pd.DataFrame(rows))
         metrics = folder / "metrics.jsonl"
         if reused and metrics.exists():
             for line in metrics.read_text().splitlines():
