@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dcsft.models.render import Prompts, append_completions
+from dcsft.models.render import Prompts, append_completions, continued
 from dcsft.models.vlm import VLM
 
 # B prompts, P prompt tokens (left-padded), G completions a prompt, T completion tokens (right-padded), S = P + G T
@@ -37,7 +37,7 @@ def completion_logps(
         attention_mask=_mask(prompts, group, width),
         position_ids=torch.cat([prompts.position_ids, later], -1),
         use_cache=False,
-        **prompts.vision,
+        **continued(vlm, prompts.vision, group * width),
     )
     # The prompt's last token predicts each completion's first token; a completion's token predicts its next.
     first = hidden[:, length - 1 : length, None].expand(-1, -1, group, -1).transpose(1, 2)
