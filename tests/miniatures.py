@@ -98,6 +98,7 @@ def _model(family: str) -> PreTrainedModel:
 
 def miniature(family: str, seed: int = 0) -> VLM:
     """A fresh one, in eval mode."""
+    torch.manual_seed(seed)  # what stays as it was initialised
     model = _model(family) if family in FAMILIES else other_miniatures.model(family, WORDS)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -146,7 +147,7 @@ def log_probs(vlm: VLM, messages: Sequence[Message], answer: Sequence[int], temp
     chat = [{"role": m.role, "content": [_part(content) for content in m.content]} for m in messages]
     text = vlm.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     images = [part.open() for m in messages for part in m.content if isinstance(part, Picture)]
-    encoded = vlm.processor(text=[text], images=images or None, add_special_tokens=False, return_tensors="pt")
+    encoded = vlm.processor(text=[text], images=[images] if images else None, add_special_tokens=False, return_tensors="pt")
     tail = torch.tensor([list(answer)])
     inputs = dict(encoded) | {"input_ids": torch.cat([encoded["input_ids"], tail], 1)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])

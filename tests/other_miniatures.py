@@ -70,7 +70,7 @@ _TEMPLATES = {
     "internvl": _template(
         "", "<|im_start|>ROLE\n", "<IMG_CONTEXT>\n", "<|im_end|>\n", "<|im_start|>assistant\n"
     ),
-    "llava_onevision": _template("", "<|im_start|>ROLE ", "<image>\n", "<|im_end|>", "<|im_start|>assistant\n"),
+    "llava_onevision": _template("", "<|im_start|>ROLE\n", "<image>\n", "<|im_end|>", "<|im_start|>assistant\n"),
     "gemma3": _template(
         "<bos>", "<start_of_turn>ROLE\n", "<start_of_image>", "<end_of_turn>\n", "<start_of_turn>model\n"
     ),

@@ -6,7 +6,7 @@ row a sample; the general way, right for layers that are not full attention, whi
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import functools
 from typing import Literal
 
@@ -19,7 +19,7 @@ from dcsft.generation.draw import draw_tokens, uniforms
 from dcsft.generation.engine import Engine, Request, Sampling
 from dcsft.models.render import FeatureSource, Prompts, render_prompts, require_fit
 from dcsft.models.vlm import VLM
-from dcsft.records import Completion
+from dcsft.records import Completion, Picture
 
 # B prompts, P prompt tokens, G samples a prompt, D hidden size
 
@@ -107,18 +107,24 @@ class SharedPrefix(Engine):
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], n: int, sampling: Sampling) -> list[list[Completion]]:
-        # Prompts of similar length stand together, so that little is padding; text length orders them well enough.
-        order = sorted(range(len(requests)), key=lambda i: (_size(requests[i]), i))
         answers: dict[int, list[Completion]] = {}
         training = self.vlm.model.training
         self.vlm.model.eval()  # a LoRA model left in training mode would sample with dropout
         try:
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
+            for rows in self._batches(requests):
                 answers.update(zip(rows, self._batch([requests[i] for i in rows], n, sampling), strict=True))
         finally:
             self.vlm.model.train(training)
         return [answers[i] for i in range(len(requests))]
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
+        """Prompts of similar length together, so that little is padding; text length orders them well enough."""
+        groups: dict[int, list[int]] = {}
+        for i in sorted(range(len(requests)), key=lambda i: (_size(requests[i]), i)):
+            groups.setdefault(_num_pictures(requests[i]) if self.vlm.family.equal_pictures else 0, []).append(i)
+        for rows in groups.values():
+            for start in range(0, len(rows), self.batch_size):
+                yield rows[start : start + self.batch_size]
 
     def _batch(self, requests: Sequence[Request], n: int, sampling: Sampling) -> list[list[Completion]]:
         vlm = self.vlm
@@ -164,6 +170,10 @@ class SharedPrefix(Engine):
             ]
             for row, row_logps, row_cut in zip(rows, logps.tolist(), cut.tolist(), strict=True)
         ]
+
+
+def _num_pictures(request: Request) -> int:
+    return sum(isinstance(part, Picture) for message in request.messages for part in message.content)
 
 
 def _size(request: Request) -> int:

@@ -38,6 +38,9 @@ class Family:
     """Whether transformers runs it with flash attention."""
     shared_prefix: bool = True
     """Whether a mask of our own may replace the model's: Gemma 3 lets the tokens of a picture see one another."""
+    equal_pictures: bool = False
+    """Whether all rows of a batch must have the same number of pictures: in mllama, tokens that have seen no picture
+    yet attend to all of their row's, and to those that only fill up the batch."""
     token_fields: tuple[str, ...] = ()
     """Inputs with a value for each token of the prompt; a completion's tokens repeat the last one."""
     step_fields: tuple[str, ...] = ()
@@ -117,6 +120,7 @@ FAMILIES = {
         end_of_turn="<|eot_id|>",
         picture_settings=("size", "max_image_tiles"),  # as many as the weights have embeddings for
         flash=False,
+        equal_pictures=True,
         token_fields=("cross_attention_mask",),
         step_fields=("cross_attention_mask",),
     ),

@@ -71,6 +71,9 @@ def render_prompts(
         conversations: B of them.
         features: picks up features of the pictures instead of encoding pixels; only where
             `vlm.takes_picture_features`.
+
+    Raises:
+        ValueError: the rows must not stand in one batch.
     """
     texts = [
         vlm.processor.apply_chat_template(_chat(messages), tokenize=False, add_generation_prompt=True)
@@ -80,6 +83,11 @@ def render_prompts(
         [content for message in messages for content in message.content if isinstance(content, Picture)]
         for messages in conversations
     ]
+    if vlm.family.equal_pictures and len({len(row) for row in pictures}) > 1:
+        raise ValueError(
+            f"rows of a batch must have equally many pictures with {vlm.model.config.model_type}, got "
+            f"{', '.join(str(len(row)) for row in pictures)}; set trainer.micro_batch_size=1"
+        )
     if features is None or not any(pictures):
         encoded = _with_pixels(vlm, texts, pictures)
     else:
