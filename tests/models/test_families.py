@@ -222,15 +222,15 @@ def test_an_adapter_is_added_saved_loaded_and_merged(family: str, tmp_path: Path
     assert torch.equal(torch.cat(_all_logits(vlm)), before)
     with torch.no_grad():
         for parameter in vlm.trainable_state().values():
-            parameter.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
+            parameter.normal_(0, 0.03, generator=torch.Generator().manual_seed(0))
     tuned = torch.cat(_all_logits(vlm)).detach()
-    assert (tuned - before).abs().max() > 0.05
+    assert (tuned - before).abs().max() > 0.02
     with vlm.reference():
         assert torch.equal(torch.cat(_all_logits(vlm)), before)
     vlm.save(tmp_path / "adapter")
     again = miniature(family)
     again.load_adapter(tmp_path / "adapter")
-    assert torch.equal(torch.cat(_all_logits(again)), tuned)
+    torch.testing.assert_close(torch.cat(_all_logits(again)), tuned, rtol=0, atol=1e-5)
     again.merge_adapter()
     torch.testing.assert_close(torch.cat(_all_logits(again)), tuned, rtol=0, atol=1e-5)
     again.save(tmp_path / "merged")
