@@ -147,7 +147,9 @@ def log_probs(vlm: VLM, messages: Sequence[Message], answer: Sequence[int], temp
     chat = [{"role": m.role, "content": [_part(content) for content in m.content]} for m in messages]
     text = vlm.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     images = [part.open() for m in messages for part in m.content if isinstance(part, Picture)]
-    encoded = vlm.processor(text=[text], images=[images] if images else None, add_special_tokens=False, return_tensors="pt")
+    encoded = vlm.processor(
+        text=[text], images=[images] if images else None, add_special_tokens=False, return_tensors="pt"
+    )
     tail = torch.tensor([list(answer)])
     inputs = dict(encoded) | {"input_ids": torch.cat([encoded["input_ids"], tail], 1)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])

@@ -74,7 +74,8 @@ def limit_pictures(
     if not family.pixel_limits and (min_pixels, max_pixels) != (None, None):
         raise ValueError(
             f"model.min_pixels and model.max_pixels must be null for a model that cuts pictures into tiles or squares, "
-            f"got {min_pixels} and {max_pixels}; " + ("set model.max_tiles" if family.tile_limit else "its size is fixed")
+            f"got {min_pixels} and {max_pixels}; "
+            + ("set model.max_tiles" if family.tile_limit else "its size is fixed")
         )
     if family.tile_limit is None and max_tiles is not None:
         raise ValueError(f"model.max_tiles must be null, got {max_tiles}; this model has no choice of tiles")

@@ -202,7 +202,7 @@ class VLM:
 
     def recompute_activations(self) -> None:
         """Gradient checkpointing: in training, activations are computed again in the backward pass and not kept."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model.activation_checkpointing_enable({"use_reentrant": False})
 
     def add_lora(self, r: int, alpha: int, dropout: float, parts: Collection[str], seed: int) -> None:
         """Inject LoRA into every linear layer of `parts` (arXiv 2106.09685); all other weights are frozen.

@@ -195,9 +195,7 @@ class Run:
         from dcsft.models.vlm import VLM
 
         model, device = self.cfg.model, self.cfg.trainer.device
-        vlm = VLM.load(
-            path, model.dtype, model.min_pixels, model.max_pixels, device, model.max_tiles, model.attention
-        )
+        vlm = VLM.load(path, model.dtype, model.min_pixels, model.max_pixels, device, model.max_tiles, model.attention)
         if model.gradient_checkpointing:
             vlm.recompute_activations()
         return vlm

@@ -98,7 +98,9 @@ def test_padded_rows_of_mixed_pictures_are_those_computed_alone(any_mini: VLM) -
     together = _all_logits(any_mini)
     for row, messages in enumerate(SIZES):
         answer = tokenize_answer(any_mini, ANSWERS[row % 4])
-        alone = completion_logits(any_mini, append_completions(any_mini, render_prompts(any_mini, [messages]), [answer]))
+        alone = completion_logits(
+            any_mini, append_completions(any_mini, render_prompts(any_mini, [messages]), [answer])
+        )
         torch.testing.assert_close(together[row], alone[0], rtol=0, atol=1e-5)
 
 
@@ -169,7 +171,9 @@ def test_log_probabilities_of_a_group_are_those_of_a_plain_forward(any_mini: VLM
 
 
 def test_rows_that_mllama_would_let_change_one_another_are_refused(all_miniatures: dict[str, VLM]) -> None:
-    with pytest.raises(ValueError, match=r"rows of a batch must have equally many pictures with mllama, got 1, 0, 2, 1;"):
+    with pytest.raises(
+        ValueError, match=r"rows of a batch must have equally many pictures with mllama, got 1, 0, 2, 1;"
+    ):
         render_prompts(all_miniatures["mllama"], MIXED)
 
 
@@ -208,7 +212,9 @@ def test_full_tuning_reaches_every_part(family: str) -> None:
     vlm.tune_fully(PARTS)
     rows = [Item("a", SIZES[2], tokenize_answer(vlm, "house"), None)]
     SFT().loss(vlm, rows, rows, None).loss.backward()
-    moved = {vlm.family.part_of(name) for name, p in vlm.model.named_parameters() if p.grad is not None and p.grad.any()}
+    moved = {
+        vlm.family.part_of(name) for name, p in vlm.model.named_parameters() if p.grad is not None and p.grad.any()
+    }
     assert moved >= set(PARTS)
     assert "unused" not in moved
 

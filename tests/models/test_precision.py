@@ -76,8 +76,8 @@ def test_full_tuning_in_bfloat16_moves_a_weight_of_one(bf16: VLM, tmp_path: Path
     assert {p.dtype for p in bf16.model.parameters() if p.requires_grad} == {torch.float32}
     _steps(bf16, lr=1e-5, num=1)
     moved = (weight.detach() - 1).abs()
-    assert moved.max() <= 1.01e-5
-    assert (moved > 0.99e-5).float().mean() > 0.9  # the first step of AdamW is lr for every weight that has a gradient
+    assert moved.max() < 1.02e-5
+    assert (moved > 0.98e-5).float().mean() > 0.9  # the first step of AdamW is lr for every weight that has a gradient
     bf16.finish()
     assert {parameter.dtype for parameter in bf16.model.parameters()} == {torch.bfloat16}
     bf16.save(tmp_path / "tuned")
@@ -97,9 +97,7 @@ def test_many_small_steps_add_up_to_one_that_bfloat16_has(bf16: VLM) -> None:
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_lightning_trains_a_bfloat16_model_on_float32_masters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lightning_trains_a_bfloat16_model_on_float32_masters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real fit: its precision comes from the dtype that was loaded, not from that of the masters."""
     import rich.console
 
@@ -115,7 +113,9 @@ def test_lightning_trains_a_bfloat16_model_on_float32_masters(
 
     def spy(module: PostTraining, batch: list[Item], number: int) -> None:
         step(module, batch, number)
-        seen.append((torch.is_autocast_enabled("cpu"), float((vlm.language_model.norm.weight - 1).abs().max())))
+        seen.append(
+            (torch.is_autocast_enabled("cpu"), float((vlm.language_model.norm.weight.detach() - 1).abs().max()))
+        )
 
     monkeypatch.setattr(PostTraining, "training_step", spy)
     runtime = Runtime("cpu", 2, 2, 50, "tree", tmp_path, 0.0, 1, rich.console.Console(quiet=True))
@@ -169,7 +169,7 @@ def test_eager_attention_gives_the_same_answers(tmp_path: Path) -> None:
     losses = []
     for attention in ("sdpa", "eager", "auto"):
         vlm = VLM.load(tmp_path / "model", attention=attention)
-        losses.append(float(SFT().loss(vlm, _items(vlm), _items(vlm), None).loss))
+        losses.append(SFT().loss(vlm, _items(vlm), _items(vlm), None).loss.item())
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     assert losses[2] == losses[0]
 
@@ -177,7 +177,9 @@ def test_eager_attention_gives_the_same_answers(tmp_path: Path) -> None:
 @pytest.mark.skipif(is_flash_attn_2_available(), reason="flash attention is installed")
 def test_flash_attention_that_is_not_there_is_refused(tmp_path: Path) -> None:
     miniature("qwen2_5_vl").save(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"model.attention=flash_attention_2 must have a GPU, flash-attn and dtype bflo"):
+    with pytest.raises(
+        ValueError, match=r"model.attention=flash_attention_2 must have a GPU, flash-attn and dtype bflo"
+    ):
         VLM.load(tmp_path / "model", attention="flash_attention_2")
     with pytest.raises(ValueError, match=r"must have a model that supports it, got none"):
         attention_of("flash_attention_2", FAMILIES["mllama"], "cuda", "bfloat16")
@@ -189,5 +191,9 @@ def test_auto_takes_flash_attention_for_pictures_where_it_can(monkeypatch: pytes
     both = {"text_config": "sdpa", "vision_config": "flash_attention_2"}
     assert attention_of("auto", FAMILIES["qwen2_5_vl"], "cuda", "bfloat16") == both
     assert attention_of("flash_attention_2", FAMILIES["qwen2_5_vl"], "cuda", "bfloat16") == "flash_attention_2"
-    for family, device, dtype in [("mllama", "cuda", "bfloat16"), ("gemma3", "cpu", "bfloat16"), ("gemma3", "cuda", "float32")]:
+    for family, device, dtype in [
+        ("mllama", "cuda", "bfloat16"),
+        ("gemma3", "cpu", "bfloat16"),
+        ("gemma3", "cuda", "float32"),
+    ]:
         assert attention_of("auto", FAMILIES[family], device, dtype) == "sdpa"
