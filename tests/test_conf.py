@@ -90,6 +90,8 @@ def test_imagenet_is_the_papers_run():
             "task.label_noize is not a key of dcsft.tasks.icons.Icons; did you mean 'label_noise'?",
         ),
         (["train.epochs=1"], "train must have a budget in steps or in epochs, got steps=250 epochs=1"),
+        (["model.attention=flash"], "model.attention must be one of auto, sdpa, flash_attention_2, eager, got 'flash'"),
+        (["model.max_tiles=0"], "model.max_tiles must be null or at least 1, got 0"),
         (["stage=lable"], "stage must be one of"),
         (["subset.size=-1"], "subset.size must be null, 'equal' or a positive number"),
         (["label.temperature=0"], "label.temperature must be positive"),
@@ -145,6 +147,7 @@ _SPECIAL = {
     "train.eval_every": 5,
     "model.path": "somewhere",
     "model.dtype": "bfloat16",
+    "model.max_tiles": 4,
     "paradigm._target_": "dcsft.paradigms.other.Other",
 }
 
