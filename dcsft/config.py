@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).parent.parent / "conf"
 _SHOWN = 20
-STAGES = ("foundation", "cold_start", "label", "train", "evaluate", "report")
+STAGES = ("distill", "foundation", "cold_start", "label", "train", "evaluate", "report")
 
 
 @dataclass
@@ -119,6 +119,15 @@ class LabelStage:
 
 
 @dataclass
+class Distill:
+    splits: list[str] = MISSING
+    num_samples: int = MISSING
+    temperature: float = MISSING
+    max_new_tokens: int = MISSING
+    system: str | None = MISSING
+
+
+@dataclass
 class Subset:
     name: str = MISSING
     size: Any = None
@@ -139,6 +148,20 @@ class Tuning:
 class Engine:
     name: str = MISSING
     decoding: str = "tree"
+    stages: list[str] = field(default_factory=list)
+    url: str | None = None
+    model: str | None = None
+    api_key_env: str | None = None
+    concurrency: int | None = None
+    timeout_s: float | None = None
+    num_retries: int | None = None
+    patience_s: float | None = None
+    backoff_s: float | None = None
+    parity_check: int | None = None
+    extensions: bool | None = None
+    samples_per_request: int | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    usd_per_million_tokens: list[float] | None = None
 
 
 @dataclass
@@ -182,6 +205,7 @@ class Config:
     max_new_tokens: int = MISSING
     cold_start: ColdStart = field(default_factory=ColdStart)
     label: LabelStage = field(default_factory=LabelStage)
+    distill: Distill = field(default_factory=Distill)
     train: Train = field(default_factory=Train)
 
 
@@ -287,6 +311,61 @@ def _unknown_keys(node: DictConfig, prefix: str) -> list[str]:
     ]
 
 
+def _engine_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with the engine and with distillation, which needs a server."""
+    engine, distill = cfg.engine, cfg.distill
+    if engine.name != "server":
+        wrong = [
+            (cfg.stage != "distill", f"engine must be server with stage=distill, got {engine.name}; add engine=server"),
+            (
+                engine.url is None,
+                f"engine.url must be null with engine={engine.name}, got {engine.url}; add engine=server",
+            ),
+        ]
+        return [problem for holds, problem in wrong if not holds]
+    stages = list(engine.stages)
+    price = engine.usd_per_million_tokens
+    wrong = [
+        (
+            re.match(r"https?://[^/\s]", engine.url or "") is not None,
+            f"engine.url must begin with http:// or https://, got {engine.url}; set engine.url=http://HOST:PORT/v1",
+        ),
+        (
+            engine.model is not None,
+            "engine.model must be the model's name at the server, got null; set engine.model=NAME",
+        ),
+        (
+            bool(stages) and set(stages) <= {"label", "evaluate"},
+            f"engine.stages must be some of label, evaluate, got {stages}; training samples from its own weights, which "
+            "a server does not follow",
+        ),
+        (
+            engine.extensions or not cfg.label.top_k,
+            f"label.top_k must be 0 with engine.extensions=false, got {cfg.label.top_k}; the plain protocol has no top_k",
+        ),
+        (
+            price is None or (len(price) == 2 and min(price) >= 0),
+            f"engine.usd_per_million_tokens must be [input, output] in dollars, got {price}",
+        ),
+        (
+            bool(distill.splits) and set(distill.splits) <= {"cold_start", "train"},
+            f"distill.splits must be some of cold_start, train, got {list(distill.splits)}",
+        ),
+        (
+            distill.temperature > 0 or (distill.temperature == 0 and distill.num_samples == 1),
+            f"distill.temperature must be positive, or 0 with distill.num_samples=1, got {distill.temperature}; "
+            "greedy answers do not differ",
+        ),
+        (engine.num_retries >= 0, f"engine.num_retries must not be negative, got {engine.num_retries}"),
+        (engine.parity_check >= 0, f"engine.parity_check must be 0 (off) or positive, got {engine.parity_check}"),
+    ]
+    for name in ("concurrency", "samples_per_request", "timeout_s", "patience_s", "backoff_s"):
+        wrong.append((engine[name] > 0, f"engine.{name} must be positive, got {engine[name]}"))
+    for name in ("num_samples", "max_new_tokens"):
+        wrong.append((distill[name] >= 1, f"distill.{name} must be at least 1, got {distill[name]}"))
+    return [problem for holds, problem in wrong if not holds]
+
+
 def check(cfg: DictConfig) -> None:
     """Everything that can be found wrong before anything is loaded, all at once.
 
@@ -340,7 +419,7 @@ def check(cfg: DictConfig) -> None:
     require(0 < label.top_p <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
     require(label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
     require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
-    require(cfg.engine.name == "shared_prefix", f"engine={cfg.engine.name} is not there yet; use engine=shared_prefix")
+    problems += _engine_problems(cfg)
     require(
         cfg.engine.decoding in ("tree", "expand"),
         f"engine.decoding must be tree or expand, got {cfg.engine.decoding!r}",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -23,6 +23,9 @@ from dcsft.config import STAGES, build, check
 from dcsft.stages.plan import SHIPPED_FOUNDATION, arm_name, build_task, foundation_recipe, plain, plan, run_name
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
+
+if TYPE_CHECKING:
+    from dcsft.stages.runtime import Asked
 
 log = logging.getLogger("dcsft")
 
@@ -117,6 +120,14 @@ class Run:
                 tracker.log(stage, values.pop("step"), values)
         if stage == "label":
             self._show_labels(folder, tracker)
+        elif stage == "distill":
+            from dcsft.stages.distill import sentence
+
+            self.console.print(
+                sentence(folder, self.cfg.engine.usd_per_million_tokens), highlight=False, soft_wrap=True
+            )
+        elif stage == self.cfg.stage == "cold_start":
+            self.console.print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
 
     def _build(self, stage: str, folder: Path, on_step: Callable[[int, dict[str, float]], None]) -> None:
         """Compute one stage. Heavy imports come here, so that a run which reuses everything does without them."""
@@ -125,8 +136,8 @@ class Run:
 
         from dcsft.generation.engine import Sampling
         from dcsft.models.vlm import VLM
-        from dcsft.stages import cold_start, evaluate, foundation, label, train
-        from dcsft.stages.runtime import Runtime
+        from dcsft.stages import cold_start, distill, evaluate, foundation, label, train
+        from dcsft.stages.runtime import Runtime, client_of
 
         transformers_logging.disable_progress_bar()
         cfg, trainer = self.cfg, self.cfg.trainer
@@ -144,12 +155,18 @@ class Run:
             feature_cache_gb=trainer.feature_cache_gb,
             num_processes=os.cpu_count() or 1,
             console=self.console,
+            server=self._server(stage),
         )
 
         def load(path: str | Path) -> VLM:
             model = cfg.model
             return VLM.load(path, model.dtype, model.min_pixels, model.max_pixels, trainer.device)
 
+        if stage == "distill":
+            settings, engine = plain(cfg.distill), plain(cfg.engine)
+            price = engine["usd_per_million_tokens"]
+            distill.run(folder, self.task, client_of(engine, None), settings, cfg.seeds.label, price, runtime)
+            return
         if stage == "foundation":
             torch.set_num_threads(os.cpu_count() or 1)
             foundation.run(folder, foundation_recipe(cfg), runtime)
@@ -195,6 +212,22 @@ class Run:
                 else:
                     policy = load(trained / train.MODEL)
             evaluate.run(folder, policy, self.task, cfg.max_new_tokens, runtime)
+
+    def _server(self, stage: str) -> "Asked | None":
+        """The server that answers in `stage`, and how it is started; None where the local engine answers."""
+        from dcsft.stages.runtime import Asked
+
+        engine = self.cfg.engine
+        if engine.name != "server" or stage not in engine.stages:
+            return None
+        weights, adapter = self.folders["cold_start"] / "model", ""
+        if stage == "evaluate" and "train" in self.folders:
+            trained = self.folders["train"]
+            if (trained / "adapter").exists():
+                adapter = f" --enable-lora --max-lora-rank {self.cfg.tuning.r} --lora-modules {engine.model}={trained}/adapter"
+            else:
+                weights = trained / "model"
+        return Asked(plain(engine), f"vllm serve {weights}{adapter or f' --served-model-name {engine.model}'}")
 
     def _base_path(self) -> str | Path:
         """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""

@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +21,9 @@ from rich.progress import (
 )
 
 from dcsft.artefacts import write_json
+from dcsft.generation.client import Client
+from dcsft.generation.engine import Engine
+from dcsft.generation.server import Server
 from dcsft.generation.shared_prefix import SharedPrefix
 from dcsft.models.features import FeatureCache
 from dcsft.models.flops import Meter
@@ -38,6 +42,25 @@ class Bar:
         self.progress.update(self.task, completed=done, note=note)
 
 
+def client_of(settings: Mapping[str, Any], start: str | None) -> Client:
+    """The client that `engine` settings ask for; `start` is the command that starts its server, where we know it."""
+    keys = ("url", "model", "api_key_env", "concurrency", "timeout_s", "num_retries", "patience_s", "backoff_s")
+    return Client(**{key: settings[key] for key in keys}, extra_body=settings["extra_body"], start=start)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The server that answers in a stage: `engine` settings, and the command that starts it."""
+
+    settings: Mapping[str, Any]
+    start: str
+
+    def engine(self, vlm: VLM, local: Engine) -> Engine:
+        """The engine that asks it instead of `local`."""
+        values = (self.settings[key] for key in ("parity_check", "extensions", "samples_per_request"))
+        return Server(client_of(self.settings, self.start), vlm, local, *values)
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Hardware and display; nothing here changes a number beyond float rounding."""
@@ -51,6 +74,7 @@ class Runtime:
     feature_cache_gb: float
     num_processes: int
     console: Console
+    server: Asked | None = None
 
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
@@ -74,9 +98,10 @@ class Runtime:
             return None
         return FeatureCache(vlm, self.feature_folder, self.feature_cache_gb)
 
-    def engine(self, vlm: VLM) -> SharedPrefix:
-        """The local engine; made once a stage, when the policy is tuned: the vision weights say which features fit."""
-        return SharedPrefix(vlm, self.generation_batch_size, self.decoding, self.features(vlm))
+    def engine(self, vlm: VLM) -> Engine:
+        """What answers in this stage; made once, when the policy is tuned: the vision weights say which features fit."""
+        local = SharedPrefix(vlm, self.generation_batch_size, self.decoding, self.features(vlm))
+        return local if self.server is None else self.server.engine(vlm, local)
 
 
 class Ledger:
