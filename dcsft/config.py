@@ -336,12 +336,12 @@ def _engine_problems(cfg: DictConfig) -> list[str]:
         ),
         (
             bool(stages) and set(stages) <= {"label", "evaluate"},
-            f"engine.stages must be some of label, evaluate, got {stages}; training samples from its own weights, which "
-            "a server does not follow",
+            f"engine.stages must be some of label, evaluate, got {stages}; training samples from the policy's own "
+            "weights, which a server does not follow",
         ),
         (
             engine.extensions or not cfg.label.top_k,
-            f"label.top_k must be 0 with engine.extensions=false, got {cfg.label.top_k}; the plain protocol has no top_k",
+            f"label.top_k must be 0 with engine.extensions=false, got {cfg.label.top_k}; the protocol itself has none",
         ),
         (
             price is None or (len(price) == 2 and min(price) >= 0),

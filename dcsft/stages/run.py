@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -23,9 +23,6 @@ from dcsft.config import STAGES, build, check
 from dcsft.stages.plan import SHIPPED_FOUNDATION, arm_name, build_task, foundation_recipe, plain, plan, run_name
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
-
-if TYPE_CHECKING:
-    from dcsft.stages.runtime import Asked
 
 log = logging.getLogger("dcsft")
 
@@ -137,11 +134,11 @@ class Run:
         from dcsft.generation.engine import Sampling
         from dcsft.models.vlm import VLM
         from dcsft.stages import cold_start, distill, evaluate, foundation, label, train
-        from dcsft.stages.runtime import Runtime, client_of
+        from dcsft.stages.runtime import Runtime, asked, client_of
 
         transformers_logging.disable_progress_bar()
         cfg, trainer = self.cfg, self.cfg.trainer
-        if trainer.device == "cuda" and not torch.cuda.is_available():
+        if trainer.device == "cuda" and stage != "distill" and not torch.cuda.is_available():
             raise ValueError(f"trainer={trainer.name} must have a GPU, got none on this machine; use trainer=cpu")
         if trainer.threads is not None:
             torch.set_num_threads(trainer.threads)
@@ -155,7 +152,7 @@ class Run:
             feature_cache_gb=trainer.feature_cache_gb,
             num_processes=os.cpu_count() or 1,
             console=self.console,
-            server=self._server(stage),
+            server=asked(plain(cfg.engine), stage, self.folders, cfg.tuning.r),
         )
 
         def load(path: str | Path) -> VLM:
@@ -212,22 +209,6 @@ class Run:
                 else:
                     policy = load(trained / train.MODEL)
             evaluate.run(folder, policy, self.task, cfg.max_new_tokens, runtime)
-
-    def _server(self, stage: str) -> "Asked | None":
-        """The server that answers in `stage`, and how it is started; None where the local engine answers."""
-        from dcsft.stages.runtime import Asked
-
-        engine = self.cfg.engine
-        if engine.name != "server" or stage not in engine.stages:
-            return None
-        weights, adapter = self.folders["cold_start"] / "model", ""
-        if stage == "evaluate" and "train" in self.folders:
-            trained = self.folders["train"]
-            if (trained / "adapter").exists():
-                adapter = f" --enable-lora --max-lora-rank {self.cfg.tuning.r} --lora-modules {engine.model}={trained}/adapter"
-            else:
-                weights = trained / "model"
-        return Asked(plain(engine), f"vllm serve {weights}{adapter or f' --served-model-name {engine.model}'}")
 
     def _base_path(self) -> str | Path:
         """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""

@@ -61,6 +61,25 @@ class Asked:
         return Server(client_of(self.settings, self.start), vlm, local, *values)
 
 
+def asked(settings: Mapping[str, Any], stage: str, folders: Mapping[str, Path], rank: int | None) -> Asked | None:
+    """The server that answers in `stage`; None where the local engine does.
+
+    Args:
+        folders: of the stages so far; they say which weights it must hold.
+        rank: of the LoRA adapter.
+    """
+    if settings["name"] != "server" or stage not in settings["stages"]:
+        return None
+    weights, name = folders["cold_start"] / "model", settings["model"]
+    named = f"--served-model-name {name}"
+    if stage == "evaluate" and "train" in folders:
+        if (folders["train"] / "adapter").exists():
+            named = f"--enable-lora --max-lora-rank {rank} --lora-modules {name}={folders['train'] / 'adapter'}"
+        else:
+            weights = folders["train"] / "model"
+    return Asked(settings, f"vllm serve {weights} {named}")
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Hardware and display; nothing here changes a number beyond float rounding."""
@@ -99,7 +118,7 @@ class Runtime:
         return FeatureCache(vlm, self.feature_folder, self.feature_cache_gb)
 
     def engine(self, vlm: VLM) -> Engine:
-        """What answers in this stage; made once, when the policy is tuned: the vision weights say which features fit."""
+        """What answers in a stage; made once, when the policy is tuned: the vision weights say which features fit."""
         local = SharedPrefix(vlm, self.generation_batch_size, self.decoding, self.features(vlm))
         return local if self.server is None else self.server.engine(vlm, local)
 
