@@ -344,6 +344,11 @@ def _engine_problems(cfg: DictConfig) -> list[str]:
             f"label.top_k must be 0 with engine.extensions=false, got {cfg.label.top_k}; the protocol itself has none",
         ),
         (
+            "label" not in stages or not cfg.paradigm.get("warm_start_batches", 0),
+            "paradigm.warm_start_batches must be 0 with labels of a server, got more; a server's log-probabilities are "
+            "not known",
+        ),
+        (
             price is None or (len(price) == 2 and min(price) >= 0),
             f"engine.usd_per_million_tokens must be [input, output] in dollars, got {price}",
         ),

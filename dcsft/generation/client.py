@@ -5,17 +5,20 @@ to do. vLLM, SGLang, `transformers serve` and hosted services speak this protoco
 """
 
 import asyncio
+import base64
 import itertools
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from io import BytesIO
 from json import JSONDecodeError
 from typing import Any, TypeVar
 
 import httpx2
 
+from dcsft.records import Message, Picture
 from dcsft.seeding import stream
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,25 @@ _REFUSED = frozenset({400, 413, 422})
 """Answers to a request that is itself at fault."""
 _LONGEST_PAUSE_S = 30.0
 _SHOWN = 300
+
+
+def chat_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """A conversation as the protocol has it; pictures travel as PNG, which loses nothing."""
+
+    def part(content: str | Picture) -> dict[str, Any]:
+        if isinstance(content, str):
+            return {"type": "text", "text": content}
+        buffer = BytesIO()
+        content.open().save(buffer, "PNG")
+        encoded = base64.b64encode(buffer.getvalue()).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}
+
+    def content_of(message: Message) -> str | list[dict[str, Any]]:
+        # A lone text goes as a string, which every server takes in every role.
+        only = message.content[0] if len(message.content) == 1 else None
+        return only if isinstance(only, str) else [part(content) for content in message.content]
+
+    return [{"role": message.role, "content": content_of(message)} for message in messages]
 
 
 class _MayPass(Exception):

@@ -6,20 +6,18 @@ bit under another load. Greedy answers are the local ones up to float rounding. 
 and a server that does not hold the same model, template and picture settings is refused.
 """
 
-import base64
 import logging
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 import torch
 
-from dcsft.generation.client import Client
+from dcsft.generation.client import Client, chat_of
 from dcsft.generation.engine import Engine, Request, Sampling
 from dcsft.models.completion_logps import completion_logps
 from dcsft.models.render import render_prompts
 from dcsft.models.vlm import VLM
-from dcsft.records import Completion, Message, Picture
+from dcsft.records import Completion
 from dcsft.seeding import seed_of
 
 log = logging.getLogger(__name__)
@@ -31,25 +29,6 @@ _CHECKED_NATS = 0.2
 _HOT = 2.0
 """The highest temperature of the protocol: a server that answers alike at it does not sample."""
 _HOT_SAMPLES = 8
-
-
-def chat_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """A conversation as the protocol has it; pictures travel as PNG, which loses nothing."""
-
-    def part(content: str | Picture) -> dict[str, Any]:
-        if isinstance(content, str):
-            return {"type": "text", "text": content}
-        buffer = BytesIO()
-        content.open().save(buffer, "PNG")
-        encoded = base64.b64encode(buffer.getvalue()).decode()
-        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}
-
-    def content_of(message: Message) -> str | list[dict[str, Any]]:
-        # A lone text goes as a string, which every server takes in every role.
-        only = message.content[0] if len(message.content) == 1 else None
-        return only if isinstance(only, str) else [part(content) for content in message.content]
-
-    return [{"role": message.role, "content": content_of(message)} for message in messages]
 
 
 class Server(Engine):

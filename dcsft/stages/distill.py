@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from dcsft.artefacts import write_json
-from dcsft.generation.client import Client, Refused
-from dcsft.generation.server import chat_of
+from dcsft.generation.client import Client, Refused, chat_of
 from dcsft.records import Example, Message
 from dcsft.seeding import seed_of
-from dcsft.stages.runtime import Runtime
+from dcsft.stages.progress import bar
 from dcsft.tasks.task import Task
 
 TARGETS, ANSWERS, SUMMARY = "targets.jsonl", "answers.jsonl", "summary.json"
@@ -103,7 +104,7 @@ def run(
     settings: Mapping[str, Any],
     seed: int,
     price: Sequence[float] | None,
-    runtime: Runtime,
+    console: Console,
 ) -> None:
     """Ask for every example of `settings["splits"]`, up to `num_samples` times each, into `folder`.
 
@@ -135,7 +136,7 @@ def run(
             "tokens_out": usage.get("completion_tokens", 0),
         }
 
-    with runtime.bar("distill", len(examples)) as bar:
+    with bar(console, "distill", len(examples)) as shown:
 
         async def until_verified(example: Example) -> None:
             nonlocal done
@@ -148,7 +149,7 @@ def run(
                     raise
             done += 1
             share = answers.totals["verified"] / done
-            bar.advance(done, f"verified {share:.0%}, {_totals(answers.totals, price)}")
+            shown.advance(done, f"verified {share:.0%}, {_totals(answers.totals, price)}")
 
         try:
             client.each(until_verified, examples)

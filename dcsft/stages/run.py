@@ -120,25 +120,28 @@ class Run:
         elif stage == "distill":
             from dcsft.stages.distill import sentence
 
-            self.console.print(
-                sentence(folder, self.cfg.engine.usd_per_million_tokens), highlight=False, soft_wrap=True
-            )
+            said = sentence(folder, self.cfg.engine.usd_per_million_tokens)
+            self.console.print(said, highlight=False, soft_wrap=True)
         elif stage == self.cfg.stage == "cold_start":
             self.console.print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
 
     def _build(self, stage: str, folder: Path, on_step: Callable[[int, dict[str, float]], None]) -> None:
         """Compute one stage. Heavy imports come here, so that a run which reuses everything does without them."""
+        if stage == "distill":
+            self._distill(folder)
+            return
         import torch
         from transformers.utils import logging as transformers_logging
 
         from dcsft.generation.engine import Sampling
         from dcsft.models.vlm import VLM
-        from dcsft.stages import cold_start, distill, evaluate, foundation, label, train
-        from dcsft.stages.runtime import Runtime, asked, client_of
+        from dcsft.stages import cold_start, evaluate, foundation, label, train
+        from dcsft.stages.asking import asked
+        from dcsft.stages.runtime import Runtime
 
         transformers_logging.disable_progress_bar()
         cfg, trainer = self.cfg, self.cfg.trainer
-        if trainer.device == "cuda" and stage != "distill" and not torch.cuda.is_available():
+        if trainer.device == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"trainer={trainer.name} must have a GPU, got none on this machine; use trainer=cpu")
         if trainer.threads is not None:
             torch.set_num_threads(trainer.threads)
@@ -159,11 +162,6 @@ class Run:
             model = cfg.model
             return VLM.load(path, model.dtype, model.min_pixels, model.max_pixels, trainer.device)
 
-        if stage == "distill":
-            settings, engine = plain(cfg.distill), plain(cfg.engine)
-            price = engine["usd_per_million_tokens"]
-            distill.run(folder, self.task, client_of(engine, None), settings, cfg.seeds.label, price, runtime)
-            return
         if stage == "foundation":
             torch.set_num_threads(os.cpu_count() or 1)
             foundation.run(folder, foundation_recipe(cfg), runtime)
@@ -209,6 +207,14 @@ class Run:
                 else:
                     policy = load(trained / train.MODEL)
             evaluate.run(folder, policy, self.task, cfg.max_new_tokens, runtime)
+
+    def _distill(self, folder: Path) -> None:
+        from dcsft.stages import distill
+        from dcsft.stages.asking import client_of
+
+        settings, engine, seed = plain(self.cfg.distill), plain(self.cfg.engine), self.cfg.seeds.label
+        price = engine["usd_per_million_tokens"]
+        distill.run(folder, self.task, client_of(engine, None), settings, seed, price, self.console)
 
     def _base_path(self) -> str | Path:
         """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""

@@ -21,8 +21,9 @@ from dcsft.generation.engine import Sampling
 from dcsft.models.vlm import VLM
 from dcsft.records import Example, Score
 from dcsft.stages import distill, label
+from dcsft.stages.asking import Asked, client_of
 from dcsft.stages.plan import build_task, plain
-from dcsft.stages.runtime import Asked, Runtime, client_of
+from dcsft.stages.runtime import Runtime
 from dcsft.tasks.task import Task
 
 ROOT = CONF.parent
@@ -60,7 +61,7 @@ def read(path: Path) -> list[dict]:
 
 def run(folder: Path, task: Task, server: TinyServer, **changed) -> None:
     folder.mkdir(exist_ok=True)
-    distill.run(folder, task, client(server), SETTINGS | changed, 0, [2.0, 10.0], runtime(folder))
+    distill.run(folder, task, client(server), SETTINGS | changed, 0, [2.0, 10.0], Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
