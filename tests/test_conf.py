@@ -146,7 +146,12 @@ _SPECIAL = {
     "model.path": "somewhere",
     "model.dtype": "bfloat16",
     "paradigm._target_": "dcsft.paradigms.other.Other",
+    "engine.extensions": False,
+    "engine.extra_body": {"min_p": 0.1},
+    "engine.usd_per_million_tokens": [1.0, 2.0],
 }
+_NUMBERS = ("concurrency", "timeout_s", "num_retries", "patience_s", "backoff_s", "parity_check", "samples_per_request")
+_SPECIAL |= {f"engine.{name}": 3 for name in _NUMBERS}
 
 
 def _keys(cfg) -> dict[str, str]:
