@@ -74,6 +74,7 @@ class Answerer:
         self.torch = torch
         self.processor = load_processor(path)
         self.model = AutoModelForImageTextToText.from_pretrained(path).eval()
+        self.root = path
         self.lock = threading.Lock()
         self.faults: deque[dict[str, Any]] = deque()
         self.manners: dict[str, Any] = {}
@@ -155,7 +156,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            self._send(200, {"object": "list", "data": [{"id": NAME}]})
+            self._send(
+                200,
+                {
+                    "object": "list",
+                    "data": [{"id": NAME, "root": self.answerer.manners.get("root", self.answerer.root)}],
+                },
+            )
         else:
             self._send(200, self.answerer.requests if self.path == "/requests" else "ok")
 
@@ -190,4 +197,5 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     Handler.answerer = Answerer(sys.argv[1])
     ThreadingHTTPServer.daemon_threads = True
+    ThreadingHTTPServer.request_queue_size = 128
     ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()

@@ -27,6 +27,8 @@ T, R = TypeVar("T"), TypeVar("R")
 
 _AWAY = frozenset({408, 425, 429, 502, 503, 504})
 """Answers of a server that is starting, overloaded, or behind a gateway that does not find it."""
+_SAID_AFTER_S = 5.0
+"""A shorter absence is not worth a line."""
 _REFUSED = frozenset({400, 413, 422})
 """Answers to a request that is itself at fault."""
 _LONGEST_PAUSE_S = 30.0
@@ -157,7 +159,10 @@ class Client:
                 pause = max(pause, fault.retry_after_s)
                 if fault.away and waited + pause > self.patience_s:
                     raise ValueError(self._away(fault, waited)) from None
-                self._say_that_it_waits(fault)
+                if fault.away and not self._waiting and waited + pause > _SAID_AFTER_S:
+                    self._waiting = True  # said once for each time that it goes away
+                    start = self._how_to_start()
+                    log.warning("waiting for %s (%s), %g s at most%s", self.url, fault, self.patience_s, start)
             else:
                 self._answered_at = time.monotonic()
                 if self._waiting:
@@ -202,12 +207,6 @@ class Client:
 
     # --- what people read ---------------------------------------------------------------------------------------
 
-    def _say_that_it_waits(self, fault: _MayPass) -> None:
-        """Once for each time that the server goes away."""
-        if fault.away and not self._waiting:
-            self._waiting = True
-            log.warning("waiting for %s (%s), %g s at most%s", self.url, fault, self.patience_s, self._how_to_start())
-
     def _how_to_start(self) -> str:
         return f"; start it with: {self.start}" if self.start else ""
 
@@ -226,7 +225,7 @@ class Client:
                 f"({said}); export it and set engine.api_key_env=NAME"
             )
         if status == 404:
-            models = await self._models()
+            models = await self.models()
             next_step = f"it has {', '.join(models)}" if models else "check that engine.url ends with /v1"
             return f"engine.model must be a model of {self.url}, got {self.model!r}, status 404 ({said}); {next_step}"
         hint = "compare the server's documentation with engine.extensions and engine.extra_body"
@@ -234,13 +233,16 @@ class Client:
             hint = f"it must take pictures, and prompts of this length; {hint}"
         return f"the server must take the request of {name}, got status {status} from {self.url} ({said}); {hint}"
 
-    async def _models(self) -> list[str]:
-        """What the server says it has; empty where it does not say."""
+    async def models(self) -> dict[str, str]:
+        """The models that the server says it has, and where it has each from ("" where it does not say).
+
+        Inside `each` only.
+        """
         try:
             response = await self._http.get(f"{self.url}/models")
-            return [str(model["id"]) for model in response.json()["data"]]
-        except (httpx2.HTTPError, ValueError, KeyError, TypeError):
-            return []
+            return {str(model["id"]): str(model.get("root") or "") for model in response.json()["data"]}
+        except (httpx2.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
 
 
 def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:

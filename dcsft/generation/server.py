@@ -7,7 +7,9 @@ and a server that does not hold the same model, template and picture settings is
 """
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +26,9 @@ log = logging.getLogger(__name__)
 
 _CHECKED_TOKENS = 8
 """Of a greedy answer; over more, rounding in bfloat16 would part even equal models."""
-_CHECKED_NATS = 0.2
+_CHECKED_NATS = 0.1
 """Largest mean difference of a token's log-probability; kernels in bfloat16 differ by a few hundredths."""
+_IN_STORE = re.compile(r"(?:cold_start|train)/[0-9a-f]{12}")
 _HOT = 2.0
 """The highest temperature of the protocol: a server that answers alike at it does not sample."""
 _HOT_SAMPLES = 8
@@ -42,6 +45,7 @@ class Server(Engine):
         client: asks the server.
         vlm: the model that the server must hold: its tokenizer, and the answers to compare with.
         local: the local engine of `vlm`.
+        weights: the folder in the store that the server's model comes from.
         parity_check: so many of the first requests are answered both ways; 0 trusts the server.
         extensions: send what vLLM and SGLang take beyond the protocol: top_k, a repetition penalty and min_p that are
             off (vLLM takes them from the model's generation_config.json otherwise), a ban of picture tokens, and the
@@ -50,9 +54,16 @@ class Server(Engine):
     """
 
     def __init__(
-        self, client: Client, vlm: VLM, local: Engine, parity_check: int, extensions: bool, samples_per_request: int
+        self,
+        client: Client,
+        vlm: VLM,
+        local: Engine,
+        weights: Path,
+        parity_check: int,
+        extensions: bool,
+        samples_per_request: int,
     ) -> None:
-        self.client, self.vlm, self.local = client, vlm, local
+        self.client, self.vlm, self.local, self.weights = client, vlm, local, weights
         self.parity_check, self.extensions, self.samples_per_request = parity_check, extensions, samples_per_request
         self._checked = parity_check == 0
 
@@ -118,6 +129,7 @@ class Server(Engine):
             return await self.client.ask(request.id, self._body(request, greedy) | {"logprobs": True})
 
         answers = self.client.each(ask, requests)
+        self._check_folder(self.client.each(lambda _: self.client.models(), [None])[0])
         compared = 0
         for request, mine, answer in zip(requests, expected, answers, strict=True):
             length = render_prompts(self.vlm, [request.messages]).lengths[0]
@@ -137,6 +149,15 @@ class Server(Engine):
             log.warning("%s gives no log-probabilities: its greedy answers alone were compared", self.client.url)
         if sampling.temperature > 0:
             self._check_that_it_samples(requests, sampling)
+
+    def _check_folder(self, models: Mapping[str, str]) -> None:
+        """vLLM says where a model comes from; where that is a folder of a store, its key must be the right one."""
+        told, wanted = _IN_STORE.search(models.get(self.client.model, "")), _IN_STORE.search(str(self.weights))
+        if told and wanted and told[0] != wanted[0]:
+            raise ValueError(
+                f"the server must hold {self.weights}, got the model of {told[0]} from {self.client.url}; start it "
+                f"with: {self.client.start}"
+            )
 
     def _refuse(self, request: Request, mine: str, theirs: str, what: str) -> None:
         start = f": {self.client.start}" if self.client.start else ""

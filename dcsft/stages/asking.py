@@ -20,17 +20,21 @@ def client_of(settings: Mapping[str, Any], start: str | None) -> Client:
 
 @dataclass(frozen=True)
 class Asked:
-    """The server that answers in a stage: `engine` settings, and the command that starts it."""
+    """The server that answers in a stage."""
 
     settings: Mapping[str, Any]
+    """Those of `engine`."""
+    weights: Path
+    """The folder of the model or the adapter that it must hold."""
     start: str
+    """The command that starts it."""
 
     def engine(self, vlm: "VLM", local: Engine) -> Engine:
         """The engine that asks it instead of `local`."""
         from dcsft.generation.server import Server  # torch; a distillation does without
 
         values = (self.settings[key] for key in ("parity_check", "extensions", "samples_per_request"))
-        return Server(client_of(self.settings, self.start), vlm, local, *values)
+        return Server(client_of(self.settings, self.start), vlm, local, self.weights, *values)
 
 
 def asked(settings: Mapping[str, Any], stage: str, folders: Mapping[str, Path], rank: int | None) -> Asked | None:
@@ -42,11 +46,11 @@ def asked(settings: Mapping[str, Any], stage: str, folders: Mapping[str, Path], 
     """
     if settings["name"] != "server" or stage not in settings["stages"]:
         return None
-    weights, name = folders["cold_start"] / "model", settings["model"]
-    named = f"--served-model-name {name}"
+    start, name = folders["cold_start"] / "model", settings["model"]
     if stage == "evaluate" and "train" in folders:
-        if (folders["train"] / "adapter").exists():
-            named = f"--enable-lora --max-lora-rank {rank} --lora-modules {name}={folders['train'] / 'adapter'}"
-        else:
-            weights = folders["train"] / "model"
-    return Asked(settings, f"vllm serve {weights} {named}")
+        adapter = folders["train"] / "adapter"
+        if adapter.exists():
+            lora = f"--enable-lora --max-lora-rank {rank} --lora-modules {name}={adapter}"
+            return Asked(settings, adapter, f"vllm serve {start} {lora}")
+        start = folders["train"] / "model"
+    return Asked(settings, start, f"vllm serve {start} --served-model-name {name}")

@@ -73,7 +73,7 @@ def undisturbed(running_server, task, tmp_path_factory) -> Path:
 
 
 def test_labels_from_a_server_are_those_of_the_local_engine(server, shipped, task, tmp_path):
-    asked = Asked(settings_of(server.url), "vllm serve HERE")
+    asked = Asked(settings_of(server.url), tmp_path, "vllm serve HERE")
     for name, engine in {"local": None, "server": asked}.items():
         (tmp_path / name).mkdir()
         model = VLM(shipped.model, shipped.processor)
