@@ -16,7 +16,7 @@ import torch
 
 from dcsft.generation.client import Client, chat_of
 from dcsft.generation.engine import Engine, Request, Sampling
-from dcsft.models.completion_logps import completion_logps
+from dcsft.models.completion_logps import completion_logps_naive
 from dcsft.models.render import render_prompts
 from dcsft.models.vlm import VLM
 from dcsft.records import Completion
@@ -109,13 +109,11 @@ class Server(Engine):
                 f"{self.client.url}; start it without a reasoning parser"
             )
         text, finished = message.get("content") or "", choice.get("finish_reason") == "stop"
-        ids = choice.get("token_ids")
-        return Completion(tuple(ids or self._tokens(text, finished)), text, float("nan"), finished)
-
-    def _tokens(self, text: str, finished: bool) -> list[int]:
-        ids = self.vlm.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = choice.get("token_ids") or self.vlm.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = [token for token in ids if token not in self.vlm.picture_ids]  # spelt out, it is no placeholder
-        return [*ids, self.vlm.end_of_turn_id] if finished else ids
+        if finished and (not ids or ids[-1] not in self.vlm.eos_ids):
+            ids.append(self.vlm.end_of_turn_id)
+        return Completion(tuple(ids), text, float("nan"), finished)
 
     # --- is it the same model? ----------------------------------------------------------------------------------
 
@@ -171,7 +169,7 @@ class Server(Engine):
         """Mean difference of the tokens' log-probabilities at temperature 1; a server may leave out the last token,
         the end of the turn."""
         prompts = render_prompts(self.vlm, [request.messages])
-        logps, _ = completion_logps(self.vlm, prompts, [[mine.token_ids]], temperature=1.0)
+        logps, _ = completion_logps_naive(self.vlm, prompts, [[mine.token_ids]], temperature=1.0)
         pairs = list(zip(logps[0, 0].tolist(), theirs, strict=False))
         return sum(abs(ours - other) for ours, other in pairs) / len(pairs)
 
