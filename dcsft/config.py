@@ -60,6 +60,12 @@ class Foundation:
 
 
 @dataclass
+class Boxes:
+    frame: str = MISSING
+    multiple: int | None = None
+
+
+@dataclass
 class Model:
     name: str = MISSING
     path: str | None = None
@@ -67,6 +73,7 @@ class Model:
     min_pixels: int = MISSING
     max_pixels: int = MISSING
     square_pictures: bool = MISSING
+    boxes: Boxes | None = None
     from_scratch: bool = False
     foundation: Foundation | None = None
 

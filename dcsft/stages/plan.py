@@ -29,6 +29,7 @@ NOT_KEYED = {
     "logger": "who is told",
     "model.name": "a name for people; path, dtype and pixels say which model",
     "model.square_pictures": "only the default of task.square",
+    "model.boxes": "only the default of task.boxes; it enters with the targets",
     "model.foundation": "the foundation's recipe; with shipped weights it is checked against theirs",
     "task.name": "a name for people",
 }
