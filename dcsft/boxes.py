@@ -141,7 +141,7 @@ class FrameRule:
 
     def __post_init__(self) -> None:
         if self.frame not in ("resized", "normalised"):
-            raise ValueError(f"model.boxes.frame must be resized or normalised, got {self.frame!r}")
+            raise ValueError(f"model.boxes.frame must be resized or normalised, got {self.frame!r}; see conf/model/")
         if self.frame == "resized" and (self.multiple is None or self.multiple < 1):
             raise ValueError(f"model.boxes.multiple must be a number of pixels, got {self.multiple}; see conf/model/")
 

@@ -180,7 +180,7 @@ def _loads(name: str, text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{name} must hold valid JSON in {where}, got {text[:60]!r} ({error})") from error
+        raise ValueError(f"{name} must hold JSON in {where}, got {text[:60]!r} ({error}); load it again") from error
 
 
 # --- VLM-R1: JSON for tests, a JSON a line for training ----------------------------------------------------------
@@ -190,11 +190,9 @@ def _json(name: str, path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{name} must have {path.name}, got no such file in {str(path.parent)!r}") from error
+        raise ValueError(f"{name} must have {path.name}, got none in {str(path.parent)!r}; put it there") from error
     except (ValueError, OSError) as error:
-        raise ValueError(
-            f"{name} must hold valid JSON in {path.name}, got none ({error}); download it again"
-        ) from error
+        raise ValueError(f"{name} must hold JSON in {path.name}, got none ({error}); download it again") from error
 
 
 def _lines(name: str, path: Path) -> Iterator[tuple[str, Any]]:

@@ -145,12 +145,12 @@ class RefCOCO(Task):
         super().__init__(reward, question)
         for option, template, word in (("question", question, "{phrase}"), ("answer", answer, "{box}")):
             if word not in template:
-                raise ValueError(f"task.{option} must contain {word}, got {template!r}")
+                raise ValueError(f"task.{option} must contain {word}, got {template!r}; see conf/task/refcoco.yaml")
         if not set(ood) <= set(_OOD):
-            raise ValueError(f"task.ood must be some of {', '.join(_OOD)}, got {list(ood)}")
+            raise ValueError(f"task.ood must be some of {', '.join(_OOD)}, got {list(ood)}; leave the others out")
         for option, count in (("num_train", num_train), ("num_cold_start", num_cold_start)):
             if count < 1:
-                raise ValueError(f"task.{option} must be at least 1, got {count}")
+                raise ValueError(f"task.{option} must be at least 1, got {count}; the paper has 9600 and 400")
         if boxes is None:
             raise ValueError(
                 "model.boxes must say in which frame the model speaks of boxes, got None; take a model that does, "
