@@ -135,19 +135,24 @@ class FrameRule:
     frame: str
     """resized: the pixels that the processor resizes the picture to; normalised: thousandths of its sides."""
     multiple: int | None
-    """The processor rounds sides to multiples of it: a patch times a merge, in pixels. Of resized frames alone."""
-    min_pixels: int
-    max_pixels: int
+    """The processor rounds sides to multiples of it: a patch times a merge, in pixels."""
+    min_pixels: int | None
+    max_pixels: int | None
+    """These three are needed of resized frames alone."""
 
     def __post_init__(self) -> None:
         if self.frame not in ("resized", "normalised"):
             raise ValueError(f"model.boxes.frame must be resized or normalised, got {self.frame!r}; see conf/model/")
-        if self.frame == "resized" and (self.multiple is None or self.multiple < 1):
-            raise ValueError(f"model.boxes.multiple must be a number of pixels, got {self.multiple}; see conf/model/")
+        limits = {"boxes.multiple": self.multiple, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+        for name, value in limits.items():
+            if self.frame == "resized" and (value is None or value < 1):
+                raise ValueError(f"model.{name} must be a number of pixels, got {value}; resized boxes depend on it")
 
     def __call__(self, picture: Frame) -> Frame:
         """The frame for a picture whose own pixels are `picture`."""
         if self.frame == "normalised":
             return Frame(1000, 1000)
         assert self.multiple is not None
+        assert self.min_pixels is not None
+        assert self.max_pixels is not None
         return resized(picture, self.multiple, self.min_pixels, self.max_pixels)

@@ -110,14 +110,6 @@ class Train(Optimization):
 
 
 @dataclass
-class Sampling:
-    temperature: float = MISSING
-    top_p: float = MISSING
-    top_k: int = MISSING
-    max_new_tokens: int = MISSING
-
-
-@dataclass
 class LabelStage:
     num_samples: int = MISSING
     temperature: float = MISSING

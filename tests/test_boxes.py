@@ -91,7 +91,7 @@ def test_text_in_hundredths_and_in_whole_numbers_cut_off():
     ("rule", "frame"),
     [
         (FrameRule("resized", 28, 3136, 802816), Frame(644, 476)),
-        (FrameRule("normalised", None, 3136, 802816), Frame(1000, 1000)),
+        (FrameRule("normalised", None, None, None), Frame(1000, 1000)),
     ],
 )
 def test_which_frame_a_model_speaks(rule, frame):
@@ -103,6 +103,8 @@ def test_an_unknown_frame_is_refused():
         FrameRule("pixels", 28, 1, 2)
     with pytest.raises(ValueError, match="multiple must be a number of pixels, got None"):
         FrameRule("resized", None, 1, 2)
+    with pytest.raises(ValueError, match=r"model.max_pixels must be a number of pixels, got None"):
+        FrameRule("resized", 28, 1, None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dcsft.boxes import Box, Frame, first_corners, has_area
 TRUTH, ANSWER = "#009e73", "#d55e00"
 """Green and vermilion that all eyes tell apart (Okabe and Ito, 2008); the truth is drawn twice as thick."""
 _HALO = "white"
-_THINNEST_PX = 160  # a line is a pixel wide for each so many pixels of the longer side
+_THINNEST_PX = 240  # a line is a pixel wide for each so many pixels of the longer side
 
 
 def draw_boxes(picture: Image.Image, frame: Frame, truth: str, answers: Sequence[str]) -> Image.Image:

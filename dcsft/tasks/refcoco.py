@@ -20,6 +20,8 @@ from dcsft.tasks.expressions import Expression
 from dcsft.tasks.sources import PictureFile
 from dcsft.tasks.task import Task
 
+OPENER_VERSION = 1
+"""Raised whenever a change to the decoding code changes a pixel."""
 _OOD: dict[str, tuple[Callable[[str, str | None], list[Expression]], str]] = {
     "ref_l4": (expressions.ref_l4, "objects365"),
     "lisa": (expressions.lisa, "lisa"),
@@ -139,8 +141,8 @@ class RefCOCO(Task):
         num_train: int,
         num_cold_start: int,
         boxes: Mapping[str, Any] | None,
-        min_pixels: int,
-        max_pixels: int,
+        min_pixels: int | None,
+        max_pixels: int | None,
     ) -> None:
         super().__init__(reward, question)
         for option, template, word in (("question", question, "{phrase}"), ("answer", answer, "{box}")):
@@ -229,7 +231,7 @@ class RefCOCO(Task):
         return Example(
             id=f"{split}/{row.id}",
             split=split,
-            pictures=(Picture(f"refcoco/{picture}/{size.width}x{size.height}", _Opener(path, size)),),
+            pictures=(Picture(f"refcoco-{OPENER_VERSION}/{picture}/{size.width}x{size.height}", _Opener(path, size)),),
             target=said.exact(),
             question=f"{question} {self._request}".strip(),
             frame=said.frame,

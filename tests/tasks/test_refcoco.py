@@ -268,7 +268,7 @@ def test_pictures_that_were_resized_on_disk_are_refused_when_opened(world, build
 
 def test_a_folder_without_annotations(world, build_task, tmp_path):
     (tmp_path / "empty").mkdir()
-    refused(build_task, world, r"refcoco must be a folder with .*, without these; ", refcoco_from(tmp_path / "empty"))
+    refused(build_task, world, r"refcoco must be a folder with .* without these; ", refcoco_from(tmp_path / "empty"))
 
 
 def test_a_parquet_with_other_columns(world, build_task, tmp_path):
