@@ -44,6 +44,12 @@ class Foundation:
 
 
 @dataclass
+class Boxes:
+    frame: str = MISSING
+    multiple: int | None = None
+
+
+@dataclass
 class Model:
     name: str = MISSING
     path: str | None = None
@@ -54,6 +60,7 @@ class Model:
     attention: str = MISSING
     gradient_checkpointing: bool = MISSING
     square_pictures: bool = MISSING
+    boxes: Boxes | None = None
     from_scratch: bool = False
     foundation: Foundation | None = None
 

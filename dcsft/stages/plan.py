@@ -32,6 +32,7 @@ NOT_KEYED = {
     "model.attention": "kernels for the same numbers, up to float rounding",
     "model.gradient_checkpointing": "the same gradient with less memory",
     "model.square_pictures": "only the default of task.square",
+    "model.boxes": "only the default of task.boxes; it enters with the targets",
     "model.foundation": "the foundation's recipe; with shipped weights it is checked against theirs",
     "task.name": "a name for people",
 }
