@@ -20,7 +20,16 @@ from rich.logging import RichHandler
 
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.config import STAGES, build, check
-from dcsft.stages.plan import SHIPPED_FOUNDATION, arm_name, build_task, foundation_recipe, plain, plan, run_name
+from dcsft.stages.plan import (
+    SHIPPED_FOUNDATION,
+    arm_name,
+    build_task,
+    difficulties,
+    foundation_recipe,
+    plain,
+    plan,
+    run_name,
+)
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
 
@@ -125,7 +134,7 @@ class Run:
 
         from dcsft.generation.engine import Sampling
         from dcsft.models.vlm import VLM
-        from dcsft.stages import cold_start, evaluate, foundation, label, train
+        from dcsft.stages import cold_start, evaluate, foundation, label, release_labels, train
         from dcsft.stages.runtime import Runtime
 
         transformers_logging.disable_progress_bar()
@@ -157,6 +166,9 @@ class Run:
         if stage == "cold_start":
             settings, seed = plain(cfg.cold_start), cfg.seeds.cold_start
             cold_start.run(folder, load(self._base_path()), self.task, settings, seed, runtime, on_step)
+            return
+        if stage == "label" and cfg.label.name == "release":
+            release_labels.run(folder, self.task, difficulties(cfg), cfg.label.num_samples)
             return
         policy = load(self.folders["cold_start"] / cold_start.MODEL)
         if stage == "label":

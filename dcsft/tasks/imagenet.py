@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,13 @@ _BELOW_ROOT = {
 }
 """Where the pictures of each option lie below task.root; the second is Kaggle's."""
 _PARQUET_SPLITS = {"train": "train", "val": "validation", "imagenet_r": "test", "imagenet_a": "train"}
-_OPTIONS = {"cold_start": "train", "train": "train", "id": "val", "imagenet_r": "imagenet_r", "imagenet_a": "imagenet_a"}
+_OPTIONS = {
+    "cold_start": "train",
+    "train": "train",
+    "id": "val",
+    "imagenet_r": "imagenet_r",
+    "imagenet_a": "imagenet_a",
+}
 """Which option's pictures a split shows."""
 
 
@@ -118,10 +124,9 @@ class ImageNet(Task):
         """One row a picture; a training picture keeps its id whichever side of the cold start it falls on."""
         names = {one.wnid: one.name for one in single_word_classes()}
         trained = set(self._wnids)
-        place = "train" if split == "cold_start" else split
         examples, lacking = [], []
         for row in rows:
-            name = f"{place}/{row.wnid}/{row.file}"
+            name = f"{split}/{row.wnid}/{row.file}" if split in self.tests else row.training_id
             try:
                 opener = index[row.wnid][row.file]
                 stamp = opener.stamp()
@@ -133,8 +138,9 @@ class ImageNet(Task):
             examples.append(Example(name, split, (picture,), names[row.wnid], group=group))
         if lacking:
             raise ValueError(
-                f"task.{_OPTIONS[split]} must have every picture of {split}, got {source!r} without {len(lacking):,} "
-                f"of {len(rows):,}: {lacking[0]}{', ...' if len(lacking) > 1 else ''}; complete the download"
+                f"task.{_OPTIONS[split]} must have every picture of {split}, got {source!r} {len(lacking):,} of "
+                f"{len(rows):,} missing or empty: {lacking[0]}{', ...' if len(lacking) > 1 else ''}; complete the "
+                "download"
             )
         return examples
 

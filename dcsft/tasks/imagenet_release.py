@@ -32,6 +32,11 @@ class ReleasedPicture:
     wnid: str
     file: str
 
+    @property
+    def training_id(self) -> str:
+        """The id of the example that shows it in the cold start or in training."""
+        return f"train/{self.wnid}/{self.file}"
+
 
 def released_pictures(release: str, split: str) -> list[ReleasedPicture]:
     """The rows of a split, in the release's order.

@@ -72,9 +72,12 @@ class PictureFile:
         """The file's size in bytes: with its name, a cheap sign of its content.
 
         Raises:
-            OSError: the file is not there.
+            OSError: the file is not there, or empty.
         """
-        return str(os.stat(self.path).st_size)
+        size = os.stat(self.path).st_size
+        if not size:
+            raise OSError(f"{self.path} is empty")
+        return str(size)
 
 
 @dataclass(frozen=True)
