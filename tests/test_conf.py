@@ -17,6 +17,10 @@ SWEEPS = CONF.parent / "sweeps"
 CHOICES = sorted((folder.name, file.stem) for folder in CONF.iterdir() if folder.is_dir() for file in folder.glob("*"))
 
 
+_COMPANY = {("label", "release"): ("task=imagenet", "task.release=DIR")}
+"""What a choice cannot be without."""
+
+
 def composed(*overrides: str) -> DictConfig:
     register()
     GlobalHydra.instance().clear()
@@ -39,7 +43,7 @@ def test_every_choice_composes_without_a_missing_value(group, choice):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_whose_code_exists_passes_the_checks(group, choice):
-    cfg = composed(f"{group}={choice}")
+    cfg = composed(*_COMPANY.get((group, choice), ()), f"{group}={choice}")
     for part in ("task", "reward", "paradigm"):
         if importlib.util.find_spec(cfg[part]["_target_"].rpartition(".")[0]) is None:
             with pytest.raises(ValueError, match="which is not there yet"):
@@ -93,6 +97,10 @@ def test_imagenet_is_the_papers_run():
         (["stage=lable"], "stage must be one of"),
         (["subset.size=-1"], "subset.size must be null, 'equal' or a positive number"),
         (["label.temperature=0"], "label.temperature must be positive"),
+        (["label.of_model=qwen2_5_vl_3b"], "label.of_model and label.counts must be null with label=sampled"),
+        (["label=release"], "label=release must come with task.release=DIR, got none"),
+        (["label=release", "paradigm=rs"], "paradigm must not be rs with label=release"),
+        (["label=release", "subset=pass_rate"], "subset must not be pass_rate with label=release"),
         (["tuning.parts=[head]"], "tuning.parts must be some of llm, vision, merger"),
         (["task=imagenet", "model.from_scratch=true"], "model.from_scratch must be false"),
     ],
@@ -129,6 +137,8 @@ _SPECIAL = {
     "train.epochs": 1.0,
     "cold_start.steps": 3,
     "train.eval_every": 5,
+    "label.of_model": "qwen2_5_vl_3b",
+    "label.counts": {"qwen2_5_vl_3b": [1, 1, 1]},
     "model.path": "somewhere",
     "model.dtype": "bfloat16",
     "paradigm._target_": "dcsft.paradigms.other.Other",
