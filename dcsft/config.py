@@ -103,14 +103,6 @@ class Train(Optimization):
 
 
 @dataclass
-class Sampling:
-    temperature: float = MISSING
-    top_p: float = MISSING
-    top_k: int = MISSING
-    max_new_tokens: int = MISSING
-
-
-@dataclass
 class LabelStage:
     name: str = MISSING
     num_samples: int = MISSING
@@ -118,7 +110,7 @@ class LabelStage:
     top_p: float | None = None
     top_k: int | None = None
     of_model: str | None = None
-    counts: dict[str, list[int]] | None = None
+    counts: Any = None
 
 
 @dataclass
@@ -290,36 +282,6 @@ def _unknown_keys(node: DictConfig, prefix: str) -> list[str]:
     ]
 
 
-def _label_problems(cfg: DictConfig) -> list[str]:
-    """What is wrong with the sampling of labels, or with taking them from the paper's release."""
-    label, said = cfg.label, []
-    if label.num_samples < 1:
-        said.append(f"label.num_samples must be at least 1, got {label.num_samples}")
-    if label.name == "release":
-        if cfg.task.get("release") is None:
-            said.append("label=release must come with task.release=DIR, got none; its labels are of its own rows")
-        if cfg.paradigm["name"] == "rs":
-            said.append(
-                "paradigm must not be rs with label=release, which has no sampled answers to train on; "
-                "use label=sampled"
-            )
-        if cfg.subset.name == "pass_rate":
-            said.append(
-                "subset must not be pass_rate with label=release, which only says easy, medium or hard; "
-                "use label=sampled"
-            )
-        return said
-    if not (label.temperature or 0) > 0:
-        said.append(f"label.temperature must be positive, got {label.temperature}; greedy has no spread")
-    if not 0 < (label.top_p or 0) <= 1:
-        said.append(f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
-    if label.top_k is None or label.top_k < 0:
-        said.append(f"label.top_k must be 0 (off) or positive, got {label.top_k}")
-    if label.of_model is not None or label.counts is not None:
-        said.append("label.of_model and label.counts must be null with label=sampled, got values; use label=release")
-    return said
-
-
 def check(cfg: DictConfig) -> None:
     """Everything that can be found wrong before anything is loaded, all at once.
 
@@ -367,7 +329,15 @@ def check(cfg: DictConfig) -> None:
     for name, node in (("cold_start", cfg.cold_start), ("tuning", cfg.tuning)):
         unknown = set(node.parts) - {"llm", "vision", "merger"}
         require(not unknown and bool(node.parts), f"{name}.parts must be some of llm, vision, merger, got {node.parts}")
-    problems += _label_problems(cfg)
+    label, sampled = cfg.label, cfg.label.name == "sampled"
+    require(label.num_samples >= 1, f"label.num_samples must be at least 1, got {label.num_samples}")
+    require(
+        not sampled or (label.temperature or 0) > 0,
+        f"label.temperature must be positive, got {label.temperature}; greedy has no spread",
+    )
+    require(not sampled or 0 < (label.top_p or 0) <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
+    require(not sampled or label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
+    require(not sampled or label.of_model is None, "label.of_model must be null with label=sampled; use label=release")
     require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
     require(cfg.engine.name == "shared_prefix", f"engine={cfg.engine.name} is not there yet; use engine=shared_prefix")
     require(

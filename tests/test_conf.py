@@ -11,14 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcsft.config import CONF, check, leaf_names, register
 from dcsft.stages.gather import sweep_cells
-from dcsft.stages.plan import NOT_KEYED, arm_name, build_task, plan
+from dcsft.stages.plan import NOT_KEYED, arm_name, build_task, difficulties, plan
 
 SWEEPS = CONF.parent / "sweeps"
 CHOICES = sorted((folder.name, file.stem) for folder in CONF.iterdir() if folder.is_dir() for file in folder.glob("*"))
-
-
-_COMPANY = {("label", "release"): ("task=imagenet", "task.release=DIR")}
-"""What a choice cannot be without."""
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -43,7 +39,7 @@ def test_every_choice_composes_without_a_missing_value(group, choice):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_whose_code_exists_passes_the_checks(group, choice):
-    cfg = composed(*_COMPANY.get((group, choice), ()), f"{group}={choice}")
+    cfg = composed(f"{group}={choice}")
     for part in ("task", "reward", "paradigm"):
         if importlib.util.find_spec(cfg[part]["_target_"].rpartition(".")[0]) is None:
             with pytest.raises(ValueError, match="which is not there yet"):
@@ -97,10 +93,7 @@ def test_imagenet_is_the_papers_run():
         (["stage=lable"], "stage must be one of"),
         (["subset.size=-1"], "subset.size must be null, 'equal' or a positive number"),
         (["label.temperature=0"], "label.temperature must be positive"),
-        (["label.of_model=qwen2_5_vl_3b"], "label.of_model and label.counts must be null with label=sampled"),
-        (["label=release"], "label=release must come with task.release=DIR, got none"),
-        (["label=release", "paradigm=rs"], "paradigm must not be rs with label=release"),
-        (["label=release", "subset=pass_rate"], "subset must not be pass_rate with label=release"),
+        (["label.of_model=qwen2_5_vl_3b"], "label.of_model must be null with label=sampled; use label=release"),
         (["tuning.parts=[head]"], "tuning.parts must be some of llm, vision, merger"),
         (["task=imagenet", "model.from_scratch=true"], "model.from_scratch must be false"),
     ],
@@ -108,6 +101,20 @@ def test_imagenet_is_the_papers_run():
 def test_a_wrong_value_is_refused_with_what_is_allowed(overrides, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         check(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "label=release must come with task.release=DIR, got none; its labels are of its own rows"),
+        (["+task.release=DIR", "paradigm=rs"], "label must be sampled with paradigm=rs subset=em, got release, which"),
+        (["+task.release=DIR", "subset=pass_rate"], "label must be sampled with paradigm=sft subset=pass_rate, got"),
+        (["+task.release=DIR"], "label.of_model must be one of qwen2_5_vl_3b, qwen2_5_vl_7b, got 'tiny'"),
+    ],
+)
+def test_what_needs_sampled_answers_is_refused_with_the_labels_of_the_release(overrides, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        difficulties(composed("label=release", *overrides))
 
 
 def test_all_problems_are_said_at_once():

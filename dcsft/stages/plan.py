@@ -95,7 +95,18 @@ def _set_values(node: DictConfig) -> dict[str, Any]:
 
 
 def difficulties(cfg: DictConfig) -> dict[str, Difficulty]:
-    """The release's difficulty of each training example, by its id."""
+    """The release's difficulty of each training example, by its id.
+
+    Raises:
+        ValueError: its files are not there, or something else needs sampled answers.
+    """
+    if cfg.task.get("release") is None:
+        raise ValueError("label=release must come with task.release=DIR, got none; its labels are of its own rows")
+    if cfg.paradigm["name"] == "rs" or cfg.subset.name == "pass_rate":
+        raise ValueError(
+            f"label must be sampled with paradigm={cfg.paradigm['name']} subset={cfg.subset.name}, got release, which "
+            "has no answers and says only easy, medium or hard; use label=sampled"
+        )
     released = released_difficulties(cfg.task["release"], cfg.label.of_model, plain(cfg.label.counts))
     return {picture.training_id: difficulty for picture, difficulty in released.items()}
 
