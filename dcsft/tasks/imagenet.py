@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,14 +17,25 @@ from dcsft.tasks.task import Task
 
 OPENER_VERSION = 1
 """Raised whenever a change to the decoding code changes a pixel."""
-_BELOW_ROOT = {
-    "train": ("train", "ILSVRC/Data/CLS-LOC/train"),
-    "val": ("val", "ILSVRC/Data/CLS-LOC/val"),
-    "imagenet_r": ("imagenet-r",),
-    "imagenet_a": ("imagenet-a",),
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the pictures of an option are looked for."""
+
+    below: tuple[str, ...]
+    """Folders below task.root; the second is Kaggle's."""
+    parquet_split: str
+    numbered: bool
+    """Whether labels in Parquet may be ImageNet's own numbers."""
+
+
+_PLACES = {
+    "train": _Place(("train", "ILSVRC/Data/CLS-LOC/train"), "train", numbered=True),
+    "val": _Place(("val", "ILSVRC/Data/CLS-LOC/val"), "validation", numbered=True),
+    "imagenet_r": _Place(("imagenet-r",), "test", numbered=False),
+    "imagenet_a": _Place(("imagenet-a",), "train", numbered=False),
 }
-"""Where the pictures of each option lie below task.root; the second is Kaggle's."""
-_PARQUET_SPLITS = {"train": "train", "val": "validation", "imagenet_r": "test", "imagenet_a": "train"}
 _OPTIONS = {
     "cold_start": "train",
     "train": "train",
@@ -80,26 +92,14 @@ class ImageNet(Task):
                 f"task.classes must be official with task.release, got {classes!r}; the release has drawn its classes"
             )
         trained = training_classes(classes, seed)
-        self._wnids = [one.wnid for one in trained]
+        self._wnids = frozenset(one.wnid for one in trained)
         _check_cold_start(num_cold_start, num_per_class, len(trained))
         given = {"train": train, "val": val, "imagenet_r": imagenet_r, "imagenet_a": imagenet_a}
         sources = {option: _source(option, source, root) for option, source in given.items()}
-        shown = {
-            "train": self._wnids,
-            "val": self._wnids,
-            "imagenet_r": [one.wnid for one in single_word_classes() if one.in_r],
-            "imagenet_a": [one.wnid for one in single_word_classes() if one.in_a],
-        }
-        found = {
-            option: find_pictures(
-                f"task.{option}", source, _PARQUET_SPLITS[option], shown[option], option in ("train", "val")
-            )
-            for option, source in sources.items()
-        }
+        found = self._find(sources)
         if release is None:
-            per_class = num_cold_start // len(trained)
-            pictures = {split: _all(found[_OPTIONS[split]]) for split in self.tests}
-            pictures |= _draw(found["train"], sources["train"], num_per_class, per_class, seed)
+            pictures = _draw(found["train"], sources["train"], num_per_class, num_cold_start // len(trained), seed)
+            pictures |= {split: _all(found[_OPTIONS[split]]) for split in self.tests}
         else:
             pictures = {split: released_pictures(release, split) for split in _OPTIONS}
         expected = {
@@ -109,21 +109,34 @@ class ImageNet(Task):
             "imagenet_r": num_imagenet_r,
             "imagenet_a": num_imagenet_a,
         }
+        self._rows: dict[str, list[Example]] = {}
         for split, rows in pictures.items():
+            source = sources[_OPTIONS[split]]
             if len(rows) != expected[split]:
                 raise ValueError(
-                    f"{split} must have {expected[split]:,} pictures, got {len(rows):,} in "
-                    f"{release or sources[_OPTIONS[split]]!r}; complete the download"
+                    f"{split} must have {expected[split]:,} pictures, got {len(rows):,} in {release or source!r}; "
+                    "take the data again"
                 )
-        self._rows = {
-            split: self._examples(split, rows, found[_OPTIONS[split]], sources[_OPTIONS[split]])
-            for split, rows in pictures.items()
+            self._rows[split] = self._examples(split, rows, found[_OPTIONS[split]], source)
+
+    def _find(self, sources: Mapping[str, str]) -> dict[str, Index]:
+        """The pictures of each option's classes."""
+        classes = {
+            "train": self._wnids,
+            "val": self._wnids,
+            "imagenet_r": [one.wnid for one in single_word_classes() if one.in_r],
+            "imagenet_a": [one.wnid for one in single_word_classes() if one.in_a],
+        }
+        return {
+            option: find_pictures(
+                f"task.{option}", sources[option], place.parquet_split, classes[option], place.numbered
+            )
+            for option, place in _PLACES.items()
         }
 
     def _examples(self, split: str, rows: Sequence[ReleasedPicture], index: Index, source: str) -> list[Example]:
         """One row a picture; a training picture keeps its id whichever side of the cold start it falls on."""
         names = {one.wnid: one.name for one in single_word_classes()}
-        trained = set(self._wnids)
         examples, lacking = [], []
         for row in rows:
             name = f"{split}/{row.wnid}/{row.file}" if split in self.tests else row.training_id
@@ -133,7 +146,7 @@ class ImageNet(Task):
             except (KeyError, OSError):
                 lacking.append(f"{row.wnid}/{row.file}")
                 continue
-            group = None if split not in self.ood else "seen" if row.wnid in trained else "novel"
+            group = None if split not in self.ood else "seen" if row.wnid in self._wnids else "novel"
             picture = Picture(f"imagenet-{OPENER_VERSION}/{name}/{stamp}", opener)
             examples.append(Example(name, split, (picture,), names[row.wnid], group=group))
         if lacking:
@@ -176,13 +189,13 @@ def _source(option: str, given: str | None, root: str | None) -> str:
     """What `given` says, or the option's usual folder below `root`."""
     if given is not None:
         return given
-    below = " or ".join(f"DIR/{place}" for place in _BELOW_ROOT[option])
+    below = " or ".join(f"DIR/{place}" for place in _PLACES[option].below)
     if root is None:
         raise ValueError(
             f"task.{option} must be a folder or a dataset on the Hub, got None; set task.root=DIR, which has {below}, "
             f"or task.{option}=DIR"
         )
-    folders = [Path(root).expanduser() / place for place in _BELOW_ROOT[option]]
+    folders = [Path(root).expanduser() / place for place in _PLACES[option].below]
     for folder in folders:
         if folder.is_dir():
             return str(folder)

@@ -36,7 +36,7 @@ def find_pictures(name: str, source: str, split: str, wnids: Collection[str], nu
         ValueError: there is no known layout, or classes are missing.
     """
     folder = Path(source).expanduser()
-    names = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+    names = os.listdir(folder) if folder.is_dir() else []
     index: Index
     if any(_WNID.fullmatch(entry) for entry in names):
         index = {wnid: _in_folder(folder / wnid) for wnid in wnids}
@@ -174,5 +174,5 @@ def _labelled_cells(name: str, files: list[Path], numbered: bool) -> Iterator[tu
 def _class_names(metadata: Mapping[bytes, bytes] | None) -> list[str] | None:
     """The names of the Hub's ClassLabel `label`, as `datasets` keeps them in the schema; None where it does not."""
     hub: dict[str, Any] = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    names = hub.get("info", {}).get("features", {}).get("label", {}).get("names")
-    return names and [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
+    names: list[str] | None = hub.get("info", {}).get("features", {}).get("label", {}).get("names")
+    return names

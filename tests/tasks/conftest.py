@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from small_imagenet import SIZES, write_world
 
@@ -22,6 +23,7 @@ CONF = Path(__file__).parents[2] / "conf"
 def build_task(overrides: list[str]) -> Task:
     """The task of the composed configuration, as a run builds it."""
     register()
+    GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return plan.build_task(compose("config", overrides))
 

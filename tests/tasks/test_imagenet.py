@@ -33,6 +33,7 @@ from small_imagenet import (
 
 from dcsft.config import CONF
 from dcsft.records import Label
+from dcsft.report.figures import pass_rate_histogram
 from dcsft.rewards.exact import Exact
 from dcsft.stages import release_labels
 from dcsft.stages.label import read_labels
@@ -239,6 +240,8 @@ def test_the_release_labels_without_a_model_and_makes_no_number_up(world: Path, 
             .to_numpy()
             .all()
         )
+        assert (shown := pass_rate_histogram(folder / "labels.parquet")).title == "Difficulty"
+        assert list(shown.columns[2].cells) == [str(easy), str(medium), str(hard)]
     assert Label("train/1", 8, None).difficulty == "medium"
 
 
@@ -396,6 +399,15 @@ def test_what_is_missing_is_said_in_one_line(world: Path, spoil, said: str) -> N
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("source", ["/nowhere/at/all", "nobody/nothing"])
+def test_a_source_that_is_neither_a_folder_nor_on_the_hub(world: Path, source: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"task.val must be a folder or a dataset on the Hub, got '{source}' \("
+    ) as caught:
+        imagenet(world, val=source)
+    assert "\n" not in str(caught.value)
+
+
 def test_nothing_given_and_numbers_that_cannot_be(world: Path) -> None:
     with pytest.raises(
         ValueError, match=r"task.train must be a folder or a dataset on the Hub, got None; set task.root"
@@ -469,10 +481,11 @@ def test_a_run_on_the_releases_rows_and_labels(world: Path, tmp_path: Path) -> N
     counts = write_release(tmp_path / "release", world)
     finished = subprocess.run(
         [
-            *(sys.executable, "train.py", "task=imagenet", "label=release", "subset=medium", "stage=report"),
-            *("model=tiny", "trainer=cpu", "label.of_model=qwen2_5_vl_3b", "train.steps=2", "cold_start.epochs=0.2"),
+            *(sys.executable, "train.py", "task=imagenet", "label=release", "subset=medium", "stage=evaluate"),
+            *("model=tiny", "trainer=cpu", "label.of_model=qwen2_5_vl_3b", "train.steps=2", "cold_start.steps=1"),
             *(f"task.root={world}", f"task.release={tmp_path / 'release'}", f"outputs={tmp_path / 'outputs'}"),
             *(f"task.{name}={value}" for name, value in SIZES.items()),
+            *("cold_start.epochs=null", "max_new_tokens=2", "train.class_metrics_every=0"),
             f"label.counts.qwen2_5_vl_3b={counts['qwen2_5_vl_3b']}",
         ],
         cwd=CONF.parent,
