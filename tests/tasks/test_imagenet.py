@@ -491,7 +491,7 @@ def test_a_run_on_the_releases_rows_and_labels(world: Path, tmp_path: Path) -> N
         cwd=CONF.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "train on 50 rows: 0 easy, 50 medium, 0 hard" in finished.stdout
