@@ -238,11 +238,15 @@ def check(cfg: DictConfig) -> None:
     for name, node in (("cold_start", cfg.cold_start), ("tuning", cfg.tuning)):
         unknown = set(node.parts) - {"llm", "vision", "merger"}
         require(not unknown and bool(node.parts), f"{name}.parts must be some of llm, vision, merger, got {node.parts}")
-    label = cfg.label
+    label, sampled = cfg.label, cfg.label.name == "sampled"
     require(label.num_samples >= 1, f"label.num_samples must be at least 1, got {label.num_samples}")
-    require(label.temperature > 0, f"label.temperature must be positive, got {label.temperature}; greedy has no spread")
-    require(0 < label.top_p <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
-    require(label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
+    require(
+        not sampled or (label.temperature or 0) > 0,
+        f"label.temperature must be positive, got {label.temperature}; greedy has no spread",
+    )
+    require(not sampled or 0 < (label.top_p or 0) <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
+    require(not sampled or label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
+    require(not sampled or label.of_model is None, "label.of_model must be null with label=sampled; use label=release")
     require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
     problems += _engine_problems(cfg)
     require(

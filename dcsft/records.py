@@ -109,7 +109,8 @@ class Label:
     example_id: str
     num_samples: int
     """Judged samples; those that cannot be judged do not count."""
-    num_correct: int
+    num_correct: int | None
+    """None: some but not all, how many is not known. The paper's release only says "medium"."""
 
     @property
     def difficulty(self) -> Difficulty:
@@ -119,6 +120,6 @@ class Label:
         return "hard" if self.num_correct == 0 else "medium"
 
     @property
-    def pass_rate(self) -> float:
-        """Share of judged samples that are right, in [0, 1]."""
-        return self.num_correct / self.num_samples
+    def pass_rate(self) -> float | None:
+        """Share of judged samples that are right, in [0, 1]; None where it is not known."""
+        return None if self.num_correct is None else self.num_correct / self.num_samples

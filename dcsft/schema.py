@@ -106,10 +106,13 @@ class Sampling:
 
 @dataclass
 class LabelStage:
+    name: str = MISSING
     num_samples: int = MISSING
-    temperature: float = MISSING
-    top_p: float = MISSING
-    top_k: int = MISSING
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    of_model: str | None = None
+    counts: Any = None
 
 
 @dataclass

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcsft.config import CONF, check, leaf_names, register
 from dcsft.stages.gather import sweep_cells
-from dcsft.stages.plan import NOT_KEYED, arm_name, build_task, plan
+from dcsft.stages.plan import NOT_KEYED, arm_name, build_task, difficulties, plan
 
 SWEEPS = CONF.parent / "sweeps"
 SERVER = ("engine=server", "engine.url=http://localhost:8000/v1", "engine.model=policy")
@@ -113,6 +113,7 @@ def test_imagenet_is_the_papers_run():
             ["paradigm=grpo", "paradigm.kl=0", "paradigm.warm_start_batches=2", "tuning=full"],
             "paradigm.warm_start_batches must be 0 or 1 with tuning=full, got 2; ",
         ),
+        (["label.of_model=qwen2_5_vl_3b"], "label.of_model must be null with label=sampled; use label=release"),
         (["tuning.parts=[head]"], "tuning.parts must be some of llm, vision, merger"),
         (["task=imagenet", "model.from_scratch=true"], "model.from_scratch must be false"),
         (["stage=distill"], "engine must be server with stage=distill, got shared_prefix; add engine=server"),
@@ -130,6 +131,20 @@ def test_imagenet_is_the_papers_run():
 def test_a_wrong_value_is_refused_with_what_is_allowed(overrides, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         check(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "label=release must come with task.release=DIR, got none; its labels are of its own rows"),
+        (["+task.release=DIR", "paradigm=rs"], "label must be sampled with paradigm=rs subset=em, got release, which"),
+        (["+task.release=DIR", "subset=pass_rate"], "label must be sampled with paradigm=sft subset=pass_rate, got"),
+        (["+task.release=DIR"], "label.of_model must be one of qwen2_5_vl_3b, qwen2_5_vl_7b, got 'tiny'"),
+    ],
+)
+def test_what_needs_sampled_answers_is_refused_with_the_labels_of_the_release(overrides, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        difficulties(composed("label=release", *overrides))
 
 
 def test_all_problems_are_said_at_once():
@@ -159,6 +174,8 @@ _SPECIAL = {
     "train.epochs": 1.0,
     "cold_start.steps": 3,
     "train.eval_every": 5,
+    "label.of_model": "qwen2_5_vl_3b",
+    "label.counts": {"qwen2_5_vl_3b": [1, 1, 1]},
     "model.path": "somewhere",
     "model.dtype": "bfloat16",
     "model.max_tiles": 4,

@@ -188,7 +188,7 @@ def test_labels_do_not_depend_on_the_batch_size(undisturbed, tmp_path):
         (["tain.lr=1"], "did you mean 'train.lr'?"),
         (["hard_ratio=1.5"], "hard_ratio must be"),
         (["task=folder"], "task.train must be"),
-        (["task=imagenet"], "not there yet"),
+        (["task=imagenet"], "set task.root=DIR"),
         (["trainer=gpu"], "must have a GPU"),
         (["model.path=/nowhere"], "model.path must be"),
     ],

@@ -70,7 +70,7 @@ def read_labels(folder: Path) -> list[Label]:
     table = pd.read_parquet(folder / LABELS)
     table = table[table["num_samples"] > 0]
     return [
-        Label(name, int(samples), int(correct))
+        Label(name, int(samples), None if pd.isna(correct) else int(correct))
         for name, samples, correct in zip(table["id"], table["num_samples"], table["num_correct"], strict=True)
     ]
 

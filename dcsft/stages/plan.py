@@ -4,6 +4,7 @@
 and finds it here or in a recipe.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib.resources import files
@@ -14,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcsft.artefacts import Artefact
 from dcsft.config import build
+from dcsft.records import Difficulty
+from dcsft.tasks.imagenet_release import released_difficulties
 from dcsft.tasks.task import Task
 
 VERSIONS = {"distill": 1, "foundation": 1, "cold_start": 1, "label": 1, "train": 1, "evaluate": 1}
@@ -35,6 +38,7 @@ NOT_KEYED = {
     "model.boxes": "only the default of task.boxes; it enters with the targets",
     "model.foundation": "the foundation's recipe; with shipped weights it is checked against theirs",
     "task.name": "a name for people",
+    "label.name": "the recipes of the choices differ anyway",
 }
 
 SHIPPED_FOUNDATION = Path(str(files("dcsft.models").joinpath("foundation")))
@@ -115,6 +119,28 @@ def _model(cfg: DictConfig) -> dict[str, Any]:
     return settings
 
 
+def _set_values(node: DictConfig) -> dict[str, Any]:
+    """The values of a node that are set, without the name of the choice."""
+    return {key: value for key, value in plain(node).items() if value is not None and key != "name"}
+
+
+def difficulties(cfg: DictConfig) -> dict[str, Difficulty]:
+    """The release's difficulty of each training example, by its id.
+
+    Raises:
+        ValueError: its files are not there, or something else needs sampled answers.
+    """
+    if cfg.task.get("release") is None:
+        raise ValueError("label=release must come with task.release=DIR, got none; its labels are of its own rows")
+    if cfg.paradigm["name"] == "rs" or cfg.subset.name == "pass_rate":
+        raise ValueError(
+            f"label must be sampled with paradigm={cfg.paradigm['name']} subset={cfg.subset.name}, got release, which "
+            "has no answers and says only easy, medium or hard; use label=sampled"
+        )
+    released = released_difficulties(cfg.task["release"], cfg.label.of_model, plain(cfg.label.counts))
+    return {picture.training_id: difficulty for picture, difficulty in released.items()}
+
+
 def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
     """The artefacts of one run by stage, in the order they are computed.
 
@@ -142,17 +168,21 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
         },
         "foundation",
     )
-    add(
-        "label",
-        {
-            "data": _data(cfg, task, "train"),
-            "label": plain(cfg.label),
-            "judge": _judge(cfg),
-            "seed": cfg.seeds.label,
-            **_server(cfg, "label"),
-        },
-        "cold_start",
-    )
+    if cfg.label.name == "release":  # no model labels, so none is a parent
+        labels = hashlib.sha256(json.dumps(sorted(difficulties(cfg).items())).encode()).hexdigest()
+        add("label", {"data": _data(cfg, task, "train"), "label": _set_values(cfg.label), "labels": labels})
+    else:
+        add(
+            "label",
+            {
+                "data": _data(cfg, task, "train"),
+                "label": _set_values(cfg.label),
+                "judge": _judge(cfg),
+                "seed": cfg.seeds.label,
+                **_server(cfg, "label"),
+            },
+            "cold_start",
+        )
     if cfg.subset.name != "none":
         add(
             "train",

@@ -20,7 +20,16 @@ from rich.logging import RichHandler
 
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.config import STAGES, build, check
-from dcsft.stages.plan import SHIPPED_FOUNDATION, arm_name, build_task, foundation_recipe, plain, plan, run_name
+from dcsft.stages.plan import (
+    SHIPPED_FOUNDATION,
+    arm_name,
+    build_task,
+    difficulties,
+    foundation_recipe,
+    plain,
+    plan,
+    run_name,
+)
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
 
@@ -145,7 +154,7 @@ class Run:
         from transformers.utils import logging as transformers_logging
 
         from dcsft.generation.engine import Sampling
-        from dcsft.stages import cold_start, evaluate, foundation, label, train
+        from dcsft.stages import cold_start, evaluate, foundation, label, release_labels, train
         from dcsft.stages.asking import asked
         from dcsft.stages.runtime import Runtime
 
@@ -178,6 +187,9 @@ class Run:
             return
         if stage == "evaluate":
             evaluate.run(folder, self._trained(), self.task, cfg.max_new_tokens, runtime)
+            return
+        if stage == "label" and cfg.label.name == "release":
+            release_labels.run(folder, self.task, difficulties(cfg), cfg.label.num_samples)
             return
         policy = self._load(self.folders["cold_start"] / cold_start.MODEL)
         if stage == "label":

@@ -44,15 +44,16 @@ def run(
     runtime: Runtime,
     on_step: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train `vlm` on the examples that `curation` selects; `rollouts` is the labelling's table of answers."""
+    """Train `vlm` on the examples that `curation` selects; `rollouts` is the labelling's table of answers, which
+    labels that were not sampled here do not have."""
     check_judge(task, task.examples("train"))
     chosen = select(labels, curation)
     examples = {example.id: example for example in task.examples("train")}
-    answers = dict(list(pd.read_parquet(rollouts).groupby("id", sort=False)))
+    answers = {label.example_id: [] for label in chosen}
+    if rollouts.exists():
+        answers |= {name: list(some.itertuples()) for name, some in pd.read_parquet(rollouts).groupby("id", sort=False)}
     rows = [
-        paradigm.items(
-            vlm, task, examples[label.example_id], label.difficulty, list(answers[label.example_id].itertuples())
-        )
+        paradigm.items(vlm, task, examples[label.example_id], label.difficulty, answers[label.example_id])
         for label in chosen
     ]
     items = [item for some in rows for item in some]
