@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import other_miniatures
 import torch
 from PIL import Image
 from transformers import (
@@ -26,7 +27,6 @@ from transformers import (
 )
 from transformers.models.qwen2 import Qwen2Tokenizer
 
-import other_miniatures
 from dcsft.models.processors import SettingsOnlyVideoProcessor, allow_missing_torchvision
 from dcsft.models.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS, build_tokenizer
 from dcsft.models.vlm import VLM

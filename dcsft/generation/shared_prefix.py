@@ -5,9 +5,9 @@ earlier tokens, so the prompt's keys and values are stored and read once. `expan
 row a sample; the general way, right for layers that are not full attention, which ignore such a mask.
 """
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
-import functools
 from typing import Literal
 
 import torch

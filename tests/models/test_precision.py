@@ -120,7 +120,7 @@ def test_lightning_trains_a_bfloat16_model_on_float32_masters(tmp_path: Path, mo
     monkeypatch.setattr(PostTraining, "training_step", spy)
     runtime = Runtime("cpu", 2, 2, 50, "tree", tmp_path, 0.0, 1, rich.console.Console(quiet=True))
     schedule = Schedule(2, 1e-5, (0.9, 0.95), weight_decay=0.0, warmup_ratio=0.0, max_grad_norm=1.0)
-    setting = Setting(None, {}, None, 2, "tree", 8, 0)
+    setting = Setting(None, {}, [], None, 2, "tree", 8, 0)
     folder = tmp_path / "fit"
     folder.mkdir()
     fit("test", vlm, SFT(), _items(vlm), 2, schedule, 0, 0, setting, folder, runtime, lambda *_: None)
