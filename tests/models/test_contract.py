@@ -100,7 +100,7 @@ def test_a_limit_that_the_model_does_not_have_is_refused(
 
 def test_an_unknown_family_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "blip"}')
-    with pytest.raises(ValueError, match="model.path must be") as refused:
+    with pytest.raises(ValueError, match=r"model\.path must be") as refused:
         VLM.load(tmp_path)
     assert (
         "model_type must be one of qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, llava_onevision, gemma3, mllama, got "
