@@ -25,7 +25,7 @@ from dcsft.schema import Config
 
 CONF = Path(__file__).parent.parent / "conf"
 _SHOWN = 20
-STAGES = ("foundation", "cold_start", "label", "train", "export", "evaluate", "report")
+STAGES = ("distill", "foundation", "cold_start", "label", "train", "export", "evaluate", "report")
 ATTENTION = ("auto", "sdpa", "flash_attention_2", "eager")
 
 
@@ -131,6 +131,66 @@ def _unknown_keys(node: DictConfig, prefix: str) -> list[str]:
     ]
 
 
+def _engine_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with the engine and with distillation, which needs a server."""
+    engine, distill = cfg.engine, cfg.distill
+    if engine.name != "server":
+        wrong = [
+            (cfg.stage != "distill", f"engine must be server with stage=distill, got {engine.name}; add engine=server"),
+            (
+                engine.url is None,
+                f"engine.url must be null with engine={engine.name}, got {engine.url}; add engine=server",
+            ),
+        ]
+        return [problem for holds, problem in wrong if not holds]
+    stages = list(engine.stages)
+    price = engine.usd_per_million_tokens
+    wrong = [
+        (
+            re.match(r"https?://[^/\s]", engine.url or "") is not None,
+            f"engine.url must begin with http:// or https://, got {engine.url}; set engine.url=http://HOST:PORT/v1",
+        ),
+        (
+            engine.model is not None,
+            "engine.model must be the model's name at the server, got null; set engine.model=NAME",
+        ),
+        (
+            bool(stages) and set(stages) <= {"label", "evaluate"},
+            f"engine.stages must be some of label, evaluate, got {stages}; training samples from the policy's own "
+            "weights, which a server does not follow",
+        ),
+        (
+            engine.extensions or not cfg.label.top_k,
+            f"label.top_k must be 0 with engine.extensions=false, got {cfg.label.top_k}; the protocol itself has none",
+        ),
+        (
+            "label" not in stages or not cfg.paradigm.get("warm_start_batches", 0),
+            "paradigm.warm_start_batches must be 0 with labels of a server, got more; a server's log-probabilities are "
+            "not known",
+        ),
+        (
+            price is None or (len(price) == 2 and min(price) >= 0),
+            f"engine.usd_per_million_tokens must be [input, output] in dollars, got {price}",
+        ),
+        (
+            bool(distill.splits) and set(distill.splits) <= {"cold_start", "train"},
+            f"distill.splits must be some of cold_start, train, got {list(distill.splits)}",
+        ),
+        (
+            distill.temperature > 0 or (distill.temperature == 0 and distill.num_samples == 1),
+            f"distill.temperature must be positive, or 0 with distill.num_samples=1, got {distill.temperature}; "
+            "greedy answers do not differ",
+        ),
+        (engine.num_retries >= 0, f"engine.num_retries must not be negative, got {engine.num_retries}"),
+        (engine.parity_check >= 0, f"engine.parity_check must be 0 (off) or positive, got {engine.parity_check}"),
+    ]
+    for name in ("concurrency", "samples_per_request", "timeout_s", "patience_s", "backoff_s"):
+        wrong.append((engine[name] > 0, f"engine.{name} must be positive, got {engine[name]}"))
+    for name in ("num_samples", "max_new_tokens"):
+        wrong.append((distill[name] >= 1, f"distill.{name} must be at least 1, got {distill[name]}"))
+    return [problem for holds, problem in wrong if not holds]
+
+
 def check(cfg: DictConfig) -> None:
     """Everything that can be found wrong before anything is loaded, all at once.
 
@@ -184,7 +244,7 @@ def check(cfg: DictConfig) -> None:
     require(0 < label.top_p <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
     require(label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
     require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
-    require(cfg.engine.name == "shared_prefix", f"engine={cfg.engine.name} is not there yet; use engine=shared_prefix")
+    problems += _engine_problems(cfg)
     require(
         cfg.engine.decoding in ("tree", "expand"),
         f"engine.decoding must be tree or expand, got {cfg.engine.decoding!r}",
@@ -199,11 +259,8 @@ def check(cfg: DictConfig) -> None:
         cfg.tuning.name == "full" or min(cfg.tuning.r or 0, cfg.tuning.alpha or 0) > 0,
         f"tuning.r and tuning.alpha must be positive, got {cfg.tuning.r} and {cfg.tuning.alpha}",
     )
-    require(
-        not (cfg.paradigm["name"] == "grpo" and cfg.tuning.name == "full" and cfg.paradigm.get("kl", 0) > 0),
-        "paradigm.kl must be 0 with tuning=full, got a penalty; the reference is the policy without its adapter: "
-        "use tuning=lora",
-    )
+    if cfg.paradigm["name"] == "grpo":
+        problems += _grpo_problems(cfg)
     require(
         cfg.model.foundation is not None or not cfg.model.from_scratch,
         f"model.from_scratch must be false with model={cfg.model.name}; only model=tiny has a foundation recipe",
@@ -224,6 +281,37 @@ def check(cfg: DictConfig) -> None:
         problems += _target_problems(cfg, group)
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _grpo_problems(cfg: DictConfig) -> list[str]:
+    """What the policy's rollouts and the labelling's must have in common, and what needs a reference model."""
+    paradigm, label, problems = cfg.paradigm, cfg.label, []
+    full = cfg.tuning.name == "full"
+    if full and paradigm.get("kl", 0) > 0:
+        problems.append(
+            f"paradigm.kl must be 0 with tuning=full, got {paradigm['kl']}; the reference is the policy without its "
+            "adapter: use tuning=lora"
+        )
+    warm = paradigm.get("warm_start_batches", 0)
+    if full and warm > 1:
+        problems.append(
+            f"paradigm.warm_start_batches must be 0 or 1 with tuning=full, got {warm}; later ones are compared with "
+            "the reference, which is the policy without its adapter: use tuning=lora"
+        )
+    if warm:
+        ours = (paradigm["temperature"], 1.0, 0)
+        theirs = (label.temperature, label.top_p, label.top_k)
+        if ours != theirs:
+            problems.append(
+                "paradigm.warm_start_batches must be 0 unless labelling samples as the policy does, got label."
+                f"temperature={theirs[0]} top_p={theirs[1]} top_k={theirs[2]} where the policy has {ours[0]}, 1.0 and 0"
+            )
+        if label.num_samples < paradigm["num_completions"]:
+            problems.append(
+                f"label.num_samples must be at least paradigm.num_completions={paradigm['num_completions']} for a warm "
+                f"start, got {label.num_samples}; raise it or set paradigm.warm_start_batches=0"
+            )
+    return problems
 
 
 def explain(error: Exception) -> str | None:

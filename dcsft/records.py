@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from dcsft.boxes import Frame
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -57,6 +59,8 @@ class Example:
     """The options of a multiple-choice question, in order: "A" names the first."""
     group: str | None = None
     """A part of the split that is reported on its own, e.g. "novel" or "seen" classes."""
+    frame: Frame | None = None
+    """The coordinates of the boxes in the target and in the answers, where they are boxes."""
     noisy: bool | None = None
     """Whether the target is known to be wrong (only synthetic data knows)."""
 

@@ -44,6 +44,12 @@ class Foundation:
 
 
 @dataclass
+class Boxes:
+    frame: str = MISSING
+    multiple: int | None = None
+
+
+@dataclass
 class Model:
     name: str = MISSING
     path: str | None = None
@@ -54,6 +60,7 @@ class Model:
     attention: str = MISSING
     gradient_checkpointing: bool = MISSING
     square_pictures: bool = MISSING
+    boxes: Boxes | None = None
     from_scratch: bool = False
     foundation: Foundation | None = None
 
@@ -106,6 +113,15 @@ class LabelStage:
 
 
 @dataclass
+class Distill:
+    splits: list[str] = MISSING
+    num_samples: int = MISSING
+    temperature: float = MISSING
+    max_new_tokens: int = MISSING
+    system: str | None = MISSING
+
+
+@dataclass
 class Subset:
     name: str = MISSING
     size: Any = None
@@ -126,6 +142,20 @@ class Tuning:
 class Engine:
     name: str = MISSING
     decoding: str = "tree"
+    stages: list[str] = field(default_factory=list)
+    url: str | None = None
+    model: str | None = None
+    api_key_env: str | None = None
+    concurrency: int | None = None
+    timeout_s: float | None = None
+    num_retries: int | None = None
+    patience_s: float | None = None
+    backoff_s: float | None = None
+    parity_check: int | None = None
+    extensions: bool | None = None
+    samples_per_request: int | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    usd_per_million_tokens: list[float] | None = None
 
 
 @dataclass
@@ -169,4 +199,5 @@ class Config:
     max_new_tokens: int = MISSING
     cold_start: ColdStart = field(default_factory=ColdStart)
     label: LabelStage = field(default_factory=LabelStage)
+    distill: Distill = field(default_factory=Distill)
     train: Train = field(default_factory=Train)

@@ -14,6 +14,7 @@ from dcsft.stages.gather import sweep_cells
 from dcsft.stages.plan import NOT_KEYED, arm_name, build_task, plan
 
 SWEEPS = CONF.parent / "sweeps"
+SERVER = ("engine=server", "engine.url=http://localhost:8000/v1", "engine.model=policy")
 CHOICES = sorted((folder.name, file.stem) for folder in CONF.iterdir() if folder.is_dir() for file in folder.glob("*"))
 
 
@@ -33,8 +34,7 @@ def test_the_groups_are_found():
 def test_every_choice_composes_without_a_missing_value(group, choice):
     cfg = composed(f"{group}={choice}")
     OmegaConf.resolve(cfg)
-    missing = OmegaConf.missing_keys(cfg)
-    assert not missing or group == "engine"  # the server engine's keys come with its code
+    assert not OmegaConf.missing_keys(cfg)
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
@@ -45,7 +45,11 @@ def test_every_choice_whose_code_exists_passes_the_checks(group, choice):
             with pytest.raises(ValueError, match="which is not there yet"):
                 check(cfg)
             return
-    if (group, choice) in {("engine", "server"), ("trainer", "multi_gpu")}:
+    if (group, choice) == ("engine", "server"):
+        with pytest.raises(ValueError, match=r"engine.url must begin with http.*\nengine.model must be"):
+            check(cfg)
+        cfg = composed("engine=server", "engine.url=http://localhost:8000/v1", "engine.model=policy")
+    if (group, choice) == ("trainer", "multi_gpu"):
         with pytest.raises(ValueError, match="not there yet"):
             check(cfg)
         return
@@ -95,8 +99,32 @@ def test_imagenet_is_the_papers_run():
         (["stage=lable"], "stage must be one of"),
         (["subset.size=-1"], "subset.size must be null, 'equal' or a positive number"),
         (["label.temperature=0"], "label.temperature must be positive"),
+        (["paradigm=grpo", "tuning=full"], "paradigm.kl must be 0 with tuning=full, got 0.04; "),
+        (
+            ["paradigm=grpo", "paradigm.warm_start_batches=1", "label.top_k=50"],
+            "paradigm.warm_start_batches must be 0 unless labelling samples as the policy does, got label.temperature="
+            "0.9 top_p=1.0 top_k=50 where the policy has 0.9, 1.0 and 0",
+        ),
+        (
+            ["paradigm=grpo", "paradigm.warm_start_batches=1", "label.num_samples=4"],
+            "label.num_samples must be at least paradigm.num_completions=8 for a warm start, got 4; ",
+        ),
+        (
+            ["paradigm=grpo", "paradigm.kl=0", "paradigm.warm_start_batches=2", "tuning=full"],
+            "paradigm.warm_start_batches must be 0 or 1 with tuning=full, got 2; ",
+        ),
         (["tuning.parts=[head]"], "tuning.parts must be some of llm, vision, merger"),
         (["task=imagenet", "model.from_scratch=true"], "model.from_scratch must be false"),
+        (["stage=distill"], "engine must be server with stage=distill, got shared_prefix; add engine=server"),
+        (["engine.url=http://a/v1"], "engine.url must be null with engine=shared_prefix, got http://a/v1"),
+        ([*SERVER, "engine.url=a:8000"], "engine.url must begin with http:// or https://, got a:8000"),
+        ([*SERVER, "engine.stages=[train]"], "engine.stages must be some of label, evaluate, got ['train']"),
+        ([*SERVER, "engine.extensions=false", "label.top_k=5"], "label.top_k must be 0 with engine.extensions=false"),
+        ([*SERVER, "paradigm=grpo", "paradigm.warm_start_batches=1"], "paradigm.warm_start_batches must be 0 with"),
+        ([*SERVER, "engine.usd_per_million_tokens=[3]"], "engine.usd_per_million_tokens must be [input, output]"),
+        ([*SERVER, "engine.concurrency=0"], "engine.concurrency must be positive, got 0"),
+        ([*SERVER, "distill.splits=[id]"], "distill.splits must be some of cold_start, train, got ['id']"),
+        ([*SERVER, "distill.temperature=0"], "distill.temperature must be positive, or 0 with distill.num_samples=1"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_allowed(overrides, said):
@@ -135,7 +163,12 @@ _SPECIAL = {
     "model.dtype": "bfloat16",
     "model.max_tiles": 4,
     "paradigm._target_": "dcsft.paradigms.other.Other",
+    "engine.extensions": False,
+    "engine.extra_body": {"min_p": 0.1},
+    "engine.usd_per_million_tokens": [1.0, 2.0],
 }
+_NUMBERS = ("concurrency", "timeout_s", "num_retries", "patience_s", "backoff_s", "parity_check", "samples_per_request")
+_SPECIAL |= {f"engine.{name}": 3 for name in _NUMBERS}
 
 
 def _keys(cfg) -> dict[str, str]:
@@ -177,6 +210,38 @@ def test_a_change_of_the_test_sets_leaves_the_training_where_it_is():
 def test_three_training_seeds_share_one_labelling():
     before, after = _keys(composed()), _keys(composed("seeds.train=1"))
     assert {stage for stage in before if before[stage] != after[stage]} == {"train", "evaluate"}
+
+
+def test_labels_of_a_server_are_keyed_by_what_determines_them():
+    local, server = _keys(composed()), _keys(composed(*SERVER))
+    assert {stage for stage in local if local[stage] != server[stage]} == {"label", "train", "evaluate"}
+    elsewhere = (
+        *("engine=server", "engine.url=https://host/v1", "engine.model=other", "engine.concurrency=1"),
+        *("engine.timeout_s=1", "engine.patience_s=1", "engine.parity_check=0", "engine.api_key_env=KEY"),
+    )
+    assert _keys(composed(*elsewhere)) == server
+    for change in ("+engine.extra_body.repetition_penalty=1.1", "engine.extensions=false"):
+        assert _keys(composed(*SERVER, change))["label"] != server["label"]
+    evaluate = _keys(composed(*SERVER, "engine.stages=[evaluate]"))
+    assert {stage for stage in local if local[stage] != evaluate[stage]} == {"evaluate"}
+
+
+def test_a_distillation_is_keyed_by_its_teacher_and_its_questions():
+    def key(*overrides: str) -> str:
+        keys = _keys(composed("stage=distill", *SERVER, *overrides))
+        assert set(keys) == {"distill"}
+        return keys["distill"]
+
+    same = ("engine.url=https://host/v1", "engine.usd_per_million_tokens=[1,2]", "task.num_test=7", "train.lr=1e-3")
+    assert {key(one) for one in same} == {key()}
+    others = (
+        "engine.model=other",
+        "distill.num_samples=2",
+        "distill.system=Think.",
+        "task.num_train=7",
+        "seeds.label=9",
+    )
+    assert len({key(), *map(key, others)}) == 1 + len(others)
 
 
 def test_the_foundation_is_trained_when_asked_for():

@@ -46,6 +46,7 @@ class VLM:
         self.dtype = model.dtype
         self.peft: PeftModel | None = None
         self.meter = Meter()
+        self.meter.watch(model)
         # Placeholders are looked up once: the vocabulary has up to 260,000 words.
         known = processor.tokenizer.get_vocab()
         self.placeholder_ids = sorted(known[token] for token in self.family.picture_tokens if token in known)
@@ -145,12 +146,9 @@ class VLM:
 
     def hidden_states(self, **inputs: object) -> Float[Tensor, "B S D"]:
         """Last hidden states; the output head is applied where it is needed and nowhere else."""
-        backward = torch.is_grad_enabled() and self.model.training
-        num_tokens = inputs["input_ids"].numel()
-        self.meter.tokens += num_tokens
-        self.meter.add(self.language_model, num_tokens, backward)
+        self.meter.tokens += inputs["input_ids"].numel()
         if inputs.get("pixel_values") is not None:
-            self.count_patches(self._num_patches(inputs), backward and not self.vision_frozen)
+            self.meter.count_patches(self._num_patches(inputs), self.visual)
             if self.takes_picture_features:  # the same numbers, batched over pictures and windows
                 pixels, grids = inputs.pop("pixel_values"), inputs["image_grid_thw"]
                 features = BaseModelOutputWithPooling(pooler_output=tuple(encode_pictures(self.visual, pixels, grids)))
@@ -159,7 +157,6 @@ class VLM:
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Output head, in float32."""
-        self.meter.add(self.model.lm_head, hidden.shape[:-1].numel(), torch.is_grad_enabled() and self.model.training)
         return self.model.lm_head(hidden).float()
 
     def _num_patches(self, inputs: Mapping[str, object]) -> int:
@@ -171,11 +168,6 @@ class VLM:
         side = size if isinstance(size, int) else size[0]
         tiles = pixels.flatten(0, -4).flatten(1).any(-1).sum()
         return int(tiles) * (pixels.shape[-2] // side) * (pixels.shape[-1] // side)
-
-    def count_patches(self, num_patches: int, backward: bool) -> None:
-        """Tell the meter of patches that go through the vision tower."""
-        self.meter.patches += num_patches
-        self.meter.add(self.visual, num_patches, backward)
 
     # --- tuning -------------------------------------------------------------------------------------------------
 
@@ -191,7 +183,6 @@ class VLM:
             parameter.requires_grad_(self.family.part_of(name) in trained)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        self.meter.forget()
 
     def finish(self) -> None:
         """Training is over: eval mode, and fully tuned weights in the dtype in which they are kept."""
@@ -203,6 +194,9 @@ class VLM:
     def recompute_activations(self) -> None:
         """Gradient checkpointing: in training, activations are computed again in the backward pass and not kept."""
         self.model.activation_checkpointing_enable({"use_reentrant": False})
+        # transformers lets a gradient flow to all embeddings, which only the reentrant kind needs: it would take a
+        # frozen vision tower through a backward pass for nothing.
+        self.model.disable_input_require_grads()
 
     def add_lora(self, r: int, alpha: int, dropout: float, parts: Collection[str], seed: int) -> None:
         """Inject LoRA into every linear layer of `parts` (arXiv 2106.09685); all other weights are frozen.
@@ -222,8 +216,12 @@ class VLM:
         with warnings.catch_warnings():
             # PEFT asks transformers by a name that transformers is about to drop (2026-11).
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            recomputes = self.model.is_activation_checkpointing
+            self.model.activation_checkpointing_disable()  # PEFT would do the same to the embeddings, for good
             self.peft = get_peft_model(self.model, config)
-        self.meter.forget()
+        if recomputes:
+            self.recompute_activations()
+        self.meter.watch(self.model)
 
     def load_adapter(self, folder: str | Path) -> None:
         """Put a saved adapter on the model, for inference.
@@ -235,6 +233,7 @@ class VLM:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             self.peft = PeftModel.from_pretrained(self.model, folder)
+        self.meter.watch(self.model)
         self.model.eval()
 
     def merge_adapter(self) -> None:

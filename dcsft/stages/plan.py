@@ -16,7 +16,7 @@ from dcsft.artefacts import Artefact
 from dcsft.config import build
 from dcsft.tasks.task import Task
 
-VERSIONS = {"foundation": 1, "cold_start": 1, "label": 1, "train": 1, "evaluate": 1}
+VERSIONS = {"distill": 1, "foundation": 1, "cold_start": 1, "label": 1, "train": 1, "evaluate": 1}
 """Raised for a stage when its code changes what the same recipe means."""
 
 NOT_KEYED = {
@@ -25,12 +25,14 @@ NOT_KEYED = {
     "sweep": "a name for people",
     "seed": "only the default of seeds.*",
     "trainer": "hardware; nothing in it changes a number beyond float rounding",
-    "engine": "two exact ways to the same samples, up to float rounding",
+    "engine": "two exact ways to the same samples, up to float rounding; a server's answers are keyed, see _server",
+    "distill": "enters the key of stage=distill, which no other stage needs",
     "logger": "who is told",
     "model.name": "a name for people; path, dtype and pixels say which model",
     "model.attention": "kernels for the same numbers, up to float rounding",
     "model.gradient_checkpointing": "the same gradient with less memory",
     "model.square_pictures": "only the default of task.square",
+    "model.boxes": "only the default of task.boxes; it enters with the targets",
     "model.foundation": "the foundation's recipe; with shipped weights it is checked against theirs",
     "task.name": "a name for people",
 }
@@ -56,6 +58,30 @@ def _judge(cfg: DictConfig) -> dict[str, Any]:
 
 def _data(cfg: DictConfig, task: Task, split: str) -> dict[str, Any]:
     return {"task": cfg.task["_target_"], "question": cfg.task["question"], **task.identity(split)}
+
+
+def _server(cfg: DictConfig, stage: str) -> dict[str, Any]:
+    """What the samples of a stage depend on where a server draws them, besides its model, which the parents name.
+
+    Where it is and how patient we are do not matter. Nothing for the local engine.
+    """
+    engine = cfg.engine
+    if engine.name != "server" or stage not in engine.stages:
+        return {}
+    names = ("name", "extensions", "samples_per_request", "extra_body")
+    return {"engine": {name: plain(engine[name]) for name in names}}
+
+
+def _distill(cfg: DictConfig, task: Task) -> Artefact:
+    """A teacher's verified answers; the teacher is known by its name alone."""
+    recipe = {
+        "data": {split: _data(cfg, task, split) for split in cfg.distill.splits},
+        "teacher": {"model": cfg.engine.model, "extra_body": plain(cfg.engine.extra_body)},
+        "distill": plain(cfg.distill),
+        "reward": plain(cfg.reward),
+        "seed": cfg.seeds.label,
+    }
+    return Artefact("distill", VERSIONS["distill"], recipe, {})
 
 
 def foundation_recipe(cfg: DictConfig) -> dict[str, Any]:
@@ -94,6 +120,8 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
 
     The baseline (subset=none) has no train stage: its evaluation hangs on the cold start.
     """
+    if cfg.stage == "distill":
+        return {"distill": _distill(cfg, task)}
     artefacts: dict[str, Artefact] = {}
 
     def add(stage: str, recipe: Mapping[str, Any], *parents: str) -> None:
@@ -121,6 +149,7 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
             "label": plain(cfg.label),
             "judge": _judge(cfg),
             "seed": cfg.seeds.label,
+            **_server(cfg, "label"),
         },
         "cold_start",
     )
@@ -140,7 +169,8 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
             "cold_start",
             "label",
         )
-    add("evaluate", {"data": tests, "judge": _judge(cfg)}, "train" if "train" in artefacts else "cold_start")
+    recipe = {"data": tests, "judge": _judge(cfg), **_server(cfg, "evaluate")}
+    add("evaluate", recipe, "train" if "train" in artefacts else "cold_start")
     return artefacts
 
 
@@ -164,5 +194,7 @@ def arm_name(cfg: DictConfig) -> str:
 
 def run_name(cfg: DictConfig, artefacts: Mapping[str, Artefact]) -> str:
     """The run's folder: readable, and the same for the same experiment."""
+    if "distill" in artefacts:
+        return f"{cfg.task['name']}-distill-{artefacts['distill'].key}"
     arm = arm_name(cfg).lower().replace(", ", "-").replace(" ", "-")
     return f"{cfg.task['name']}-{cfg.model.name}-{arm}-s{cfg.seed}-{artefacts['evaluate'].key}"

@@ -53,6 +53,8 @@ class Run:
 
     def __call__(self) -> Path | None:
         """Run up to the stage asked for; returns the path of `results.json` if it got that far."""
+        if "train" in self.plan and self.store.find(self.plan["train"]) is None:
+            build(plain(self.cfg.paradigm))  # refuses wrong arguments now, and not when labelling is done
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
         handler = logging.FileHandler(self.folder / "log.txt")
@@ -115,6 +117,10 @@ class Run:
         link = self.folder / f"{stage}.{os.getpid()}"  # replaced in one step: the same command may run twice at once
         link.symlink_to(os.path.relpath(folder, self.folder))
         link.replace(self.folder / stage)
+        completions = folder / "completions.jsonl"
+        if completions.exists():
+            rows = [json.loads(line) for line in completions.read_text(encoding="utf-8").splitlines()]
+            tracker.table("completions", pd.DataFrame(rows))
         metrics = folder / "metrics.jsonl"
         if reused and metrics.exists():
             for line in metrics.read_text().splitlines():
@@ -122,14 +128,25 @@ class Run:
                 tracker.log(stage, values.pop("step"), values)
         if stage == "label":
             self._show_labels(folder, tracker)
+        elif stage == "distill":
+            from dcsft.stages.distill import sentence
+
+            said = sentence(folder, self.cfg.engine.usd_per_million_tokens)
+            self.console.print(said, highlight=False, soft_wrap=True)
+        elif stage == self.cfg.stage == "cold_start":
+            self.console.print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
 
     def _build(self, stage: str, folder: Path, on_step: Callable[[int, dict[str, float]], None]) -> None:
         """Compute one stage. Heavy imports come here, so that a run which reuses everything does without them."""
+        if stage == "distill":
+            self._distill(folder)
+            return
         import torch
         from transformers.utils import logging as transformers_logging
 
         from dcsft.generation.engine import Sampling
         from dcsft.stages import cold_start, evaluate, foundation, label, train
+        from dcsft.stages.asking import asked
         from dcsft.stages.runtime import Runtime
 
         transformers_logging.disable_progress_bar()
@@ -148,6 +165,7 @@ class Run:
             feature_cache_gb=trainer.feature_cache_gb,
             num_processes=os.cpu_count() or 1,
             console=self.console,
+            server=asked(plain(cfg.engine), stage, self.folders, cfg.tuning.r),
         )
 
         place = (trainer.device, cfg.model.attention)
@@ -222,6 +240,14 @@ class Run:
         folder = self.outputs / "exports" / self.folder.name
         export.run(folder, self._trained("cpu", "sdpa"))  # merging needs no GPU
         return folder
+
+    def _distill(self, folder: Path) -> None:
+        from dcsft.stages import distill
+        from dcsft.stages.asking import client_of
+
+        settings, engine, seed = plain(self.cfg.distill), plain(self.cfg.engine), self.cfg.seeds.label
+        price = engine["usd_per_million_tokens"]
+        distill.run(folder, self.task, client_of(engine, None), settings, seed, price, self.console)
 
     def _base_path(self) -> str | Path:
         """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""

@@ -17,7 +17,7 @@ from dcsft.stages.cold_start import schedule_of, setting_of
 from dcsft.stages.evaluate import count_correct
 from dcsft.stages.fitting import fit, forget_checkpoint
 from dcsft.stages.runtime import Runtime
-from dcsft.tasks.task import Task
+from dcsft.tasks.task import Task, check_judge
 
 ADAPTER, MODEL, SUMMARY, CURVE = "adapter", "model", "train.json", "curve.csv"
 
@@ -45,6 +45,7 @@ def run(
     on_step: Callable[[int, dict[str, float]], None],
 ) -> None:
     """Train `vlm` on the examples that `curation` selects; `rollouts` is the labelling's table of answers."""
+    check_judge(task, task.examples("train"))
     chosen = select(labels, curation)
     examples = {example.id: example for example in task.examples("train")}
     answers = dict(list(pd.read_parquet(rollouts).groupby("id", sort=False)))

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import grounding_files
 import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
@@ -65,6 +66,7 @@ SMALL: dict[str, Callable[[Path], list[str]]] = {
     "icons": lambda tmp_path: ["task.num_train=120", "task.num_cold_start=60", "task.num_test=70"],
     "digits": lambda tmp_path: ["task.num_ood_r=40"],
     "folder": _small_folder,
+    "refcoco": lambda tmp_path: grounding_files.write_world(tmp_path).overrides,
 }
 """Overrides that make a task small, and the data that it needs, by the name of its yaml."""
 
