@@ -177,7 +177,8 @@ def model(family: str, words: Sequence[str]) -> PreTrainedModel:
     if family == "llava_onevision":
         pinpoints = [[height, width] for height in (TILE, 2 * TILE) for width in (TILE, 2 * TILE)]
         config = LlavaOnevisionConfig(
-            text_config=dict(model_type="qwen2", **text), vision_config=dict(model_type="siglip_vision_model", **vision),
+            text_config=dict(model_type="qwen2", **text),
+            vision_config=dict(model_type="siglip_vision_model", **vision),
             image_token_index=number("<image>"), video_token_index=number("<video>"), image_grid_pinpoints=pinpoints,
         )  # fmt: skip
         return LlavaOnevisionForConditionalGeneration(config)

@@ -29,7 +29,7 @@ class Family:
     """Whether pictures keep their shape, between model.min_pixels and model.max_pixels; else they are cut into tiles or
     squeezed into a square."""
     tile_limit: str | None = None
-    """The attribute of the image processor that bounds the tiles of a picture, if it can be chosen (model.max_tiles)."""
+    """The attribute of the image processor that bounds a picture's tiles (model.max_tiles), where it can be chosen."""
     mrope: bool = False
     """Whether positions are (time, height, width) triples."""
     precomputed_pictures: bool = False

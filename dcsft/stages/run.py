@@ -177,21 +177,22 @@ class Run:
             server=asked(plain(cfg.engine), stage, self.folders, cfg.tuning.r),
         )
 
+        place = (trainer.device, cfg.model.attention)
         if stage == "foundation":
             torch.set_num_threads(os.cpu_count() or 1)
             foundation.run(folder, foundation_recipe(cfg), runtime)
             return
         if stage == "cold_start":
             settings, seed = plain(cfg.cold_start), cfg.seeds.cold_start
-            cold_start.run(folder, self._load(self._base_path()), self.task, settings, seed, runtime, on_step)
+            cold_start.run(folder, self._load(self._base_path(), *place), self.task, settings, seed, runtime, on_step)
             return
         if stage == "evaluate":
-            evaluate.run(folder, self._trained(), self.task, cfg.max_new_tokens, runtime)
+            evaluate.run(folder, self._trained(*place), self.task, cfg.max_new_tokens, runtime)
             return
         if stage == "label" and cfg.label.name == "release":
             release_labels.run(folder, self.task, difficulties(cfg), cfg.label.num_samples)
             return
-        policy = self._load(self.folders["cold_start"] / cold_start.MODEL)
+        policy = self._load(self.folders["cold_start"] / cold_start.MODEL, *place)
         if stage == "label":
             sampling = Sampling(
                 cfg.label.temperature, cfg.label.top_p, cfg.label.top_k, cfg.max_new_tokens, cfg.seeds.label
@@ -221,31 +222,35 @@ class Run:
                 on_step,
             )
 
-    def _load(self, path: str | Path) -> "VLM":
+    def _load(self, path: str | Path, device: str, attention: str) -> "VLM":
         from dcsft.models.vlm import VLM
 
-        model, device = self.cfg.model, self.cfg.trainer.device
-        vlm = VLM.load(path, model.dtype, model.min_pixels, model.max_pixels, device, model.max_tiles, model.attention)
+        model = self.cfg.model
+        limits = (model.min_pixels, model.max_pixels)
+        vlm = VLM.load(path, model.dtype, *limits, device=device, max_tiles=model.max_tiles, attention=attention)
         if model.gradient_checkpointing:
             vlm.recompute_activations()
         return vlm
 
-    def _trained(self) -> "VLM":
+    def _trained(self, device: str, attention: str) -> "VLM":
         """The model that the run has made: the trained one, or the cold-started one of the baseline."""
         from dcsft.stages import cold_start, train
 
         if "train" in self.folders and not (self.folders["train"] / train.ADAPTER).exists():
-            return self._load(self.folders["train"] / train.MODEL)
-        policy = self._load(self.folders["cold_start"] / cold_start.MODEL)
+            return self._load(self.folders["train"] / train.MODEL, device, attention)
+        policy = self._load(self.folders["cold_start"] / cold_start.MODEL, device, attention)
         if "train" in self.folders:
             policy.load_adapter(self.folders["train"] / train.ADAPTER)
         return policy
 
     def _export(self) -> Path:
+        from transformers.utils import logging as transformers_logging
+
         from dcsft.stages import export
 
+        transformers_logging.disable_progress_bar()
         folder = self.outputs / "exports" / self.folder.name
-        export.run(folder, self._trained())
+        export.run(folder, self._trained("cpu", "sdpa"))  # merging needs no GPU
         return folder
 
     def _distill(self, folder: Path) -> None:

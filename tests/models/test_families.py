@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dcsft.generation.engine import Request, Sampling
 from dcsft.generation.shared_prefix import SharedPrefix
-from dcsft.models.completion_logps import completion_logps
+from dcsft.models.completion_logps import LONG_TOKENS, completion_logps
 from dcsft.models.families import FAMILIES, PARTS
 from dcsft.models.render import append_completions, completion_logits, render_prompts, tokenize_answer
 from dcsft.models.vlm import VLM
@@ -82,7 +82,7 @@ def test_every_family_has_a_miniature() -> None:
 
 
 def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(any_mini: VLM) -> None:
-    """No token twice (the first of the text, where template and tokenizer both have one) and the right end of a turn."""
+    """No token twice (such as the first of the text, which template and tokenizer both have), and the right end."""
     for messages in SIZES:
         chat = [*_chat(messages), {"role": "assistant", "content": [{"type": "text", "text": "house"}]}]
         if "gemma" in any_mini.model.config.model_type:
@@ -157,10 +157,10 @@ def test_a_labelling_batch_has_the_log_probabilities_of_a_plain_forward(any_mini
 
 
 @torch.no_grad()
-def test_log_probabilities_of_a_group_are_those_of_a_plain_forward(any_mini: VLM) -> None:
-    if not any_mini.full_attention:
-        pytest.skip("this model's attention takes no mask of ours")
-    group = [tokenize_answer(any_mini, answer) for answer in ANSWERS]
+@pytest.mark.parametrize("repeats", [1, 8])  # a mask for short completions, an attention function for long ones
+def test_log_probabilities_of_a_group_are_those_of_a_plain_forward(any_mini: VLM, repeats: int) -> None:
+    group = [tokenize_answer(any_mini, answer * repeats) for answer in ANSWERS]
+    assert (max(map(len, group)) >= LONG_TOKENS) == (repeats > 1)
     for rows in _batches(any_mini):
         prompts = render_prompts(any_mini, [SIZES[row] for row in rows])
         logps, mask = completion_logps(any_mini, prompts, [group] * len(rows), 0.9)
