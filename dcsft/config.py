@@ -119,6 +119,11 @@ class LabelStage:
 
 
 @dataclass
+class EvaluateStage:
+    repetition_penalty: float = MISSING
+
+
+@dataclass
 class Subset:
     name: str = MISSING
     size: Any = None
@@ -180,9 +185,11 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
     max_new_tokens: int = MISSING
+    kl: float = MISSING
     cold_start: ColdStart = field(default_factory=ColdStart)
     label: LabelStage = field(default_factory=LabelStage)
     train: Train = field(default_factory=Train)
+    evaluate: EvaluateStage = field(default_factory=EvaluateStage)
 
 
 def register() -> None:
@@ -340,6 +347,8 @@ def check(cfg: DictConfig) -> None:
     require(0 < label.top_p <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
     require(label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
     require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
+    penalty = cfg.evaluate.repetition_penalty
+    require(penalty > 0, f"evaluate.repetition_penalty must be positive, got {penalty}; 1.0 is off")
     require(cfg.engine.name == "shared_prefix", f"engine={cfg.engine.name} is not there yet; use engine=shared_prefix")
     require(
         cfg.engine.decoding in ("tree", "expand"),

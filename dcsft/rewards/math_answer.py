@@ -41,7 +41,7 @@ def _name(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     """Words of a language, as opposed to functions, units and products of variables; so many of them are prose."""
-    words = _WORD.findall(_COMMAND.sub(" ", _TEXT_COMMAND.sub(" ", text)))
+    words = _WORD.findall(_COMMAND.sub(" ", _TEXT_COMMAND.sub(" ", _expression(text))))
     return [word for word in words if word not in _FUNCTIONS | _UNITS and not (word.isupper() and len(word) <= 4)]
 
 

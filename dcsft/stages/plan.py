@@ -24,6 +24,7 @@ NOT_KEYED = {
     "outputs": "where the results are kept",
     "sweep": "a name for people",
     "seed": "only the default of seeds.*",
+    "kl": "only the default of paradigm.kl",
     "trainer": "hardware; nothing in it changes a number beyond float rounding",
     "engine": "two exact ways to the same samples, up to float rounding",
     "logger": "who is told",
@@ -100,6 +101,7 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
     if foundation is not None:
         artefacts["foundation"] = foundation
     tests = {split: _data(cfg, task, split) for split in task.tests}
+    evaluation = {"data": tests, "judge": _judge(cfg), "evaluate": plain(cfg.evaluate)}
     add(
         "cold_start",
         {
@@ -131,12 +133,12 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
                 "train": plain(cfg.train),
                 "seed": cfg.seeds.train,
                 # Only the curve of a run that evaluates on its way depends on the test sets.
-                "tests": {"data": tests, "judge": _judge(cfg)} if cfg.train.eval_every else None,
+                "tests": evaluation if cfg.train.eval_every else None,
             },
             "cold_start",
             "label",
         )
-    add("evaluate", {"data": tests, "judge": _judge(cfg)}, "train" if "train" in artefacts else "cold_start")
+    add("evaluate", evaluation, "train" if "train" in artefacts else "cold_start")
     return artefacts
 
 

@@ -146,6 +146,8 @@ class Run:
             console=self.console,
         )
 
+        greedy = Sampling.greedy(cfg.max_new_tokens, cfg.evaluate.repetition_penalty)
+
         def load(path: str | Path) -> VLM:
             model = cfg.model
             return VLM.load(path, model.dtype, model.min_pixels, model.max_pixels, trainer.device)
@@ -184,6 +186,7 @@ class Run:
                 plain(cfg.tuning),
                 plain(cfg.train),
                 cfg.max_new_tokens,
+                greedy,
                 runtime,
                 on_step,
             )
@@ -194,7 +197,7 @@ class Run:
                     policy.load_adapter(trained / train.ADAPTER)
                 else:
                     policy = load(trained / train.MODEL)
-            evaluate.run(folder, policy, self.task, cfg.max_new_tokens, runtime)
+            evaluate.run(folder, policy, self.task, greedy, runtime)
 
     def _base_path(self) -> str | Path:
         """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""
