@@ -32,6 +32,8 @@ def _expression(text: str) -> str:
     for symbol, latex in _SYMBOLS.items():
         text = text.replace(symbol, latex)
     text = _PERCENT.sub(r"\\frac{\1}{100}", _ROOT.sub(r"\\sqrt{\1}", text))
+    text = text.replace(r"\$", "")
+    text = text.replace("$", "") if text.count("$") == 1 else text  # a price
     return _AREA.sub("", text.strip().strip("\"'。").rstrip(".").strip())
 
 

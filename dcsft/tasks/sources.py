@@ -1,5 +1,7 @@
 """Rows and pictures from what people have on disk or on the Hub; shared by every task that reads a dataset."""
 
+import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,8 +54,14 @@ class PictureCell:
     column: str
 
     def __call__(self) -> Image.Image:
-        with Image.open(BytesIO(self.content())) as image:
-            return as_rgb(image)
+        try:
+            with Image.open(BytesIO(self.content())) as image:
+                return as_rgb(image)
+        except (OSError, SyntaxError) as error:  # what Pillow raises of broken files
+            place = f"row {self.row} of row group {self.row_group}"
+            raise ValueError(
+                f"a picture must be readable, got {self.path!r}, {self.column} of {place} ({error}); fetch the file again"
+            ) from error
 
     def content(self) -> bytes:
         """The encoded picture, as it is stored."""
@@ -83,7 +91,7 @@ def parquet_files(name: str, source: str, split: str) -> list[Path]:
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        folder = _download(name, source)
+        folder = _download(name, source, split)
     found = sorted(path for path in folder.rglob("*.parquet") if path.name.startswith((f"{split}-", f"{split}.")))
     if not found:
         there = sorted({path.name.split("-")[0].removesuffix(".parquet") for path in folder.rglob("*.parquet")})
@@ -94,12 +102,28 @@ def parquet_files(name: str, source: str, split: str) -> list[Path]:
     return found
 
 
-def _download(name: str, source: str) -> Path:
+def content_digest(file: Path) -> str:
+    """Identity of a file's content, hexadecimal; hashed once a process, and not at all where the Hub's cache knows it."""
+    stat = file.stat()
+    return _content_digest(str(file), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=None)
+def _content_digest(path: str, size: int, modified_ns: int) -> str:
+    stored = Path(path).resolve().name  # in the Hub's cache a large file is named by its SHA-256
+    if re.fullmatch("[0-9a-f]{64}", stored):
+        return stored
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(name: str, source: str, split: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, repo_type="dataset", allow_patterns=["*.parquet", "**/*.parquet"]))
+        files = [f"{folder}{split}{rest}" for folder in ("", "*/") for rest in ("-*.parquet", ".parquet")]
+        return Path(snapshot_download(source, repo_type="dataset", allow_patterns=files))
     except GatedRepoError as error:
         raise ValueError(
             f"{name} must be a dataset that you may read, got {source!r}, which is gated; accept its terms on the Hub, "
