@@ -86,8 +86,8 @@ class MathAnswer(Reward):
     """
 
     def __call__(self, text: str, target: str, options: Sequence[str] = ()) -> Score:
-        golds = target.splitlines()
-        if not golds or not all(can_judge(gold) for gold in golds):
+        golds = target.split("\n")
+        if not all(can_judge(gold) for gold in golds):
             return Score(correct=None, reward=0.0)
         answer = final_answer(text)
         correct = answer is not None and any(_same(gold, answer) for gold in golds)

@@ -91,8 +91,12 @@ class MMK12(Task):
         files = parquet_files(option, source, benchmark.split)
         digests = {str(file): content_digest(file) for file in files}
         self._digests[split] = hashlib.sha256(" ".join(digests.values()).encode()).hexdigest()
+        rows = [
+            {column: "" if value is None and column in benchmark.columns else value for column, value in row.items()}
+            for row in parquet_rows(option, files, benchmark.columns, benchmark.pictures)
+        ]
         examples, seen = [], Counter[str]()
-        for found in benchmark.questions(list(parquet_rows(option, files, benchmark.columns, benchmark.pictures))):
+        for found in benchmark.questions(rows):
             if isinstance(found, str):
                 self._dropped[f"{split}: {found}"] += 1
                 continue
@@ -194,7 +198,8 @@ class MMK12(Task):
 
     def target(self, example: Example) -> str:
         """The verified text where there is one; else the bare answer in the prompt's format."""
-        return self._texts.get(example.id) or f"<answer>{example.target.splitlines()[0]}</answer>"
+        first, *_ = example.target.split("\n")
+        return self._texts.get(example.id) or f"<answer>{first}</answer>"
 
 
 def _example(split: str, name: str, question: Question, digests: Mapping[str, str]) -> Example:
@@ -215,7 +220,7 @@ def _read_targets(file: str) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"task.targets must be a file of JSON lines, got {file!r}; there is no such file")
     texts: dict[str, str] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text().rstrip("\n").split("\n"), 1):
         try:
             row = json.loads(line)
             name, text = row["id"], row["text"]

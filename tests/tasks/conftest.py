@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from reasoning_data import write_all
 
 from dcsft.config import register
 from dcsft.seeding import stream
@@ -65,6 +66,7 @@ SMALL: dict[str, Callable[[Path], list[str]]] = {
     "icons": lambda tmp_path: ["task.num_train=120", "task.num_cold_start=60", "task.num_test=70"],
     "digits": lambda tmp_path: ["task.num_ood_r=40"],
     "folder": _small_folder,
+    "mmk12": write_all,
 }
 """Overrides that make a task small, and the data that it needs, by the name of its yaml."""
 
