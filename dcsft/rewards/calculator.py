@@ -14,8 +14,8 @@ import sys
 from functools import cache, lru_cache
 from threading import Lock
 
-SECONDS = 5.0
-"""For one comparison; math-verify's own default."""
+SECONDS = 3.0
+"""Of CPU time for one comparison, so that a busy machine judges as an idle one does."""
 MEMORY_GB = 4
 MAX_CHARS = 400
 """A longer text is no final answer."""
@@ -34,7 +34,9 @@ class _Calculator:
     def ask(self, gold: str, answer: str | None) -> bool | None:
         """Its answer to one question; None where it had none in time."""
         with self.lock:
-            if self.process is None or self.process.poll() is not None:
+            if self.process is not None and self.process.poll() is not None:
+                self.stop()
+            if self.process is None:
                 self.process = self._start()
             assert self.process.stdin is not None and self.process.stdout is not None
             try:
@@ -117,13 +119,13 @@ def _serve() -> None:
     print(_READY, end="", flush=True)
     for line in sys.stdin:
         gold, answer = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)  # nobody handles this signal: it ends the process
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # nobody handles this signal: it ends the process
         try:
             known = read(gold)
             said = bool(known) if answer is None else verify(known, read(answer), timeout_seconds=0)
         except (Exception, MemoryError, RecursionError):
             said = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(said), flush=True)
 
 
