@@ -1,4 +1,4 @@
-"""Compares mathematical expressions with math-verify, in a process of its own: 9^{9^{9}} has no end that we could await.
+"""Compares mathematical expressions with math-verify, in a process of its own: 9^{9^{9}} has no end to wait for.
 
 The process is run as this file alone. It reads a question a line, answers a line, and its own alarm clock ends it when
 a question takes too long; the next question starts a new one. So no thread, signal or memory of ours is at stake.
@@ -38,7 +38,8 @@ class _Calculator:
                 self.stop()
             if self.process is None:
                 self.process = self._start()
-            assert self.process.stdin is not None and self.process.stdout is not None
+            assert self.process.stdin is not None
+            assert self.process.stdout is not None
             try:
                 self.process.stdin.write(json.dumps([gold, answer]) + "\n")
                 self.process.stdin.flush()

@@ -8,9 +8,20 @@ from dcsft.rewards.calculator import MAX_CHARS, can_read, equal
 from dcsft.rewards.final_answer import declared, last_box, unwrapped
 from dcsft.rewards.reward import Reward
 
-_PHRASE = re.compile(r"(?:\banswers?\s{0,3}(?:is\b|are\b|:)|答案[是为：:])[ \t:]{0,3}(?P<rest>[^\n]{1,400})", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"(?:\banswers?\s{0,3}(?:is\b|are\b|:)|答案[是为：:])[ \t:]{0,3}(?P<rest>[^\n]{1,400})", re.IGNORECASE
+)
 _SYMBOLS = {"°": r"^\circ", "π": r"\pi", "×": r"\times ", "÷": r"\div ", "−": "-", "–": "-", "％": "%", "²": "^2"}
-_SYMBOLS |= {"³": "^3", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "±": r"\pm ", "∞": r"\infty ", "，": ",", "：": ":"}
+_SYMBOLS |= {
+    "³": "^3",
+    "≤": r"\leq ",
+    "≥": r"\geq ",
+    "≠": r"\neq ",
+    "±": r"\pm ",
+    "∞": r"\infty ",
+    "，": ",",
+    "：": ":",
+}
 _SYMBOLS |= {"（": "(", "）": ")", "；": ";", "√": r"\sqrt "}
 _ROOT = re.compile(r"\\sqrt (\d{1,20}|[A-Za-z])")
 _PERCENT = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s{0,3}\\?%")
@@ -18,10 +29,10 @@ _AREA = re.compile(r"[ \t]{0,3}(?<![A-Za-z\\])[mcdk]m\^\{?[23]\}?$")  # math-ver
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|operatorname)(?![A-Za-z])")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan log ln lg exp lim max min mod gcd lcm det".split())
-_UNITS = frozenset(
-    "nm mm cm dm km mg kg ml mL kPa Pa Hz kHz MHz kJ kN kW mW mA kV mV eV mol min ms degrees degree cubic square units "
-    "unit meters meter metres metre seconds second hours hour minutes minute days day yuan dollars and or".split()
+_KNOWN = re.compile(  # functions and units, which are no prose
+    "sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|lg|exp|lim|max|min|mod|gcd|lcm|det|nm|mm|cm|dm|km|mg|kg|ml|mL"
+    "|k?Pa|[kM]?Hz|k[JNW]|m[WAV]|kV|eV|mol|ms|degrees?|cubic|square|units?|meters?|metres?|seconds?|hours?|minutes?"
+    "|days?|yuan|dollars|and|or"
 )
 _NO_ANSWER = re.compile(r"\s*(?:see\b|omitted\b|refer\b|as shown\b|proof\b|略|见|证明)", re.IGNORECASE)
 _MAX_NAME_WORDS = 3
@@ -44,7 +55,7 @@ def _name(text: str) -> str:
 def _words(text: str) -> list[str]:
     """Words of a language, as opposed to functions, units and products of variables; so many of them are prose."""
     words = _WORD.findall(_COMMAND.sub(" ", _TEXT_COMMAND.sub(" ", _expression(text))))
-    return [word for word in words if word not in _FUNCTIONS | _UNITS and not (word.isupper() and len(word) <= 4)]
+    return [word for word in words if not _KNOWN.fullmatch(word) and not (word.isupper() and len(word) <= 4)]
 
 
 def _is_name(gold: str) -> bool:

@@ -223,9 +223,7 @@ def math_vision(rows: Sequence[Row]) -> Iterator[Question | str]:
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "mmmu": Benchmark(
-        "validation", ("id", "question", "options", "answer", "question_type"), _MMMU_PICTURES, mmmu
-    ),
+    "mmmu": Benchmark("validation", ("id", "question", "options", "answer", "question_type"), _MMMU_PICTURES, mmmu),
     "we_math": Benchmark("testmini", ("ID", "key", "question", "option", "answer"), ("image_path",), we_math),
     "math_verse": Benchmark(
         "testmini",

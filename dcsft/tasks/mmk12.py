@@ -76,7 +76,9 @@ class MMK12(Task):
         ):
             if set(given) != known:
                 wrong = ", ".join(sorted(set(given) ^ known))
-                raise ValueError(f"task.{name} must have the keys {', '.join(sorted(known))}, got a difference in {wrong}")
+                raise ValueError(
+                    f"task.{name} must have the keys {', '.join(sorted(known))}, got a difference in {wrong}"
+                )
         if sources["mmk12"] is None:
             raise ValueError("task.sources.mmk12 must be a folder or a dataset on the Hub, got None; set it")
         if self.mmmu_open not in ("convert", "drop"):
@@ -114,11 +116,16 @@ class MMK12(Task):
         rows = self._rows[split]
         kinds = {split: rows}
         if split == "mmmu":
-            kinds = {"mmmu": [row for row in rows if row.options], "mmmu_open": [row for row in rows if not row.options]}
+            kinds = {
+                "mmmu": [row for row in rows if row.options],
+                "mmmu_open": [row for row in rows if not row.options],
+            }
         for kind, some in kinds.items():
             wanted = expected[kind]
             if wanted is not None and len(some) != wanted:
-                why = "; ".join(f"{count} dropped, {reason}" for reason, count in self.dropped.items() if split in reason)
+                why = "; ".join(
+                    f"{count} dropped, {reason}" for reason, count in self.dropped.items() if split in reason
+                )
                 raise ValueError(
                     f"task.expected.{kind} must be the number of questions there, got {wanted} for {len(some)}"
                     f"{f' ({why})' if why else ''}; look at task.sources, or set it to null to take what is there"
@@ -229,8 +236,8 @@ def _read_targets(file: str) -> dict[str, str]:
             fine = False
         if not fine:
             raise ValueError(
-                f'each line of task.targets must be {{"id": ..., "text": ...}} with an id of its own, got line {number} '
-                f"of {file!r}: {line[:80]!r}; see the docstring of MMK12"
+                f'each line of task.targets must be {{"id": ..., "text": ...}} with an id of its own, '
+                f"got line {number} of {file!r}: {line[:80]!r}; see the docstring of MMK12"
             )
         texts[name] = text
     return texts

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,8 @@ class PictureCell:
             with Image.open(BytesIO(self.content())) as image:
                 return as_rgb(image)
         except (OSError, SyntaxError) as error:  # what Pillow raises of broken files
-            place = f"row {self.row} of row group {self.row_group}"
-            raise ValueError(
-                f"a picture must be readable, got {self.path!r}, {self.column} of {place} ({error}); fetch the file again"
-            ) from error
+            place = f"{self.path!r}, {self.column} of row {self.row} of row group {self.row_group}"
+            raise ValueError(f"a picture must be readable, got {place} ({error}); fetch the file again") from error
 
     def content(self) -> bytes:
         """The encoded picture, as it is stored."""
@@ -103,12 +101,12 @@ def parquet_files(name: str, source: str, split: str) -> list[Path]:
 
 
 def content_digest(file: Path) -> str:
-    """Identity of a file's content, hexadecimal; hashed once a process, and not at all where the Hub's cache knows it."""
+    """Identity of a file's content, hexadecimal; hashed once a process; where the Hub's cache knows it, not at all."""
     stat = file.stat()
     return _content_digest(str(file), stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _content_digest(path: str, size: int, modified_ns: int) -> str:
     stored = Path(path).resolve().name  # in the Hub's cache a large file is named by its SHA-256
     if re.fullmatch("[0-9a-f]{64}", stored):

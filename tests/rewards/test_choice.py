@@ -35,7 +35,7 @@ def read(text: str, options: tuple[str, ...] = FIVE) -> str:
         # an explicit phrase; the last one counts
         ("The answer is B because A is wrong", "B"), ("The answer is A. No wait, the answer is C.", "C"),
         ("the correct option is (d)", "D"), ("**Answer:** B", "B"), ("Answer: $B$", "B"), ("Answer:\nB", "B"),
-        ("Final answer: option D.", "D"), ("ANSWER: D", "D"), ("Answer:C", "C"), ("The answer would be C, I think", "C"),
+        ("Final answer: option D.", "D"), ("ANSWER: D", "D"), ("Answer:C", "C"), ("The answer would be C, maybe", "C"),
         (r"The answer is $\mathrm{D}$.", "D"), ("The answer is **(C) 12**", "C"), ("So the answer is: C", "C"),
         ("答案是B", "B"), ("故选：C", "C"), ("答案：D。", "D"),
         # leading or trailing, set apart
@@ -121,7 +121,21 @@ def test_the_last_answer_block_and_the_last_box() -> None:
 
 PIECES = (
     *("A", "B", "a", " ", "\n", ".", ",", "(", ")", "{", "}", "\\", "$", "*", "answer is ", "option ", "\\boxed{"),
-    *("\\text{", "<think>", "</think>", "<answer>", "</answer>", "and ", "or ", "not ", "12", "red", "选", "\x00", "\ud800"),
+    *(
+        "\\text{",
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        "and ",
+        "or ",
+        "not ",
+        "12",
+        "red",
+        "选",
+        "\x00",
+        "\ud800",
+    ),
 )
 
 

@@ -19,7 +19,8 @@ judge = MathAnswer()
 @pytest.mark.parametrize(
     ("text", "target"),
     [
-        ("5", "5"), ("<answer>0.5</answer>", r"\frac{1}{2}"), (r"\boxed{2\sqrt{3}}", r"\sqrt{12}"), ("3√2", r"3\sqrt{2}"),
+        ("5", "5"), ("<answer>0.5</answer>", r"\frac{1}{2}"), (r"\boxed{2\sqrt{3}}", r"\sqrt{12}"),
+        ("3√2", r"3\sqrt{2}"),
         (r"<think>maybe 6</think><answer>\boxed{-\frac{3}{4}}</answer>", "-0.75"), ("**5**", "5"), ("1,000", "1000"),
         ("The answer is 5 cm.", "5"), ("The answer is $5$ cm.", "5"), ("The answer is 5. For 2+3=5", "5"),
         ("<answer>The area is $12$</answer>", "12"), ("10 cm²", "10"), ("10", r"10\text{ cm}^2"), ("6 cm", "6cm"),
@@ -49,7 +50,17 @@ def test_wrong(text: str, target: str) -> None:
 
 @pytest.mark.parametrize(
     "gold",
-    ["", "See the figure", "omitted", "略", "the angles are equal by symmetry", "5 apples", "{{{", r"\frac{", "证明见解析"],
+    [
+        "",
+        "See the figure",
+        "omitted",
+        "略",
+        "the angles are equal by symmetry",
+        "5 apples",
+        "{{{",
+        r"\frac{",
+        "证明见解析",
+    ],
 )
 def test_a_gold_that_cannot_be_read_is_neither_right_nor_wrong_nor_rewarded(gold: str) -> None:
     for text in ("5", gold, f"<answer>{gold}</answer>", ""):
@@ -93,7 +104,9 @@ def test_it_works_in_a_thread_and_after_its_process_was_killed() -> None:
     assert [score.correct for score in scores] == [True, True]
 
 
-@pytest.mark.parametrize("text", [r"\text{__import__('os').system('touch FILE')}", "__import__('os').system('touch FILE')"])
+@pytest.mark.parametrize(
+    "text", [r"\text{__import__('os').system('touch FILE')}", "__import__('os').system('touch FILE')"]
+)
 def test_nothing_of_an_answer_is_run(tmp_path: Path, text: str) -> None:
     assert judge(f"<answer>{text.replace('FILE', str(tmp_path / 'run'))}</answer>", "5").correct is False
     assert not (tmp_path / "run").exists()

@@ -28,7 +28,9 @@ def write(path: Path, rows: Rows) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     arrays = {
-        name: pa.array(values, type=PICTURE) if name in PICTURES and not isinstance(values[0], str) else pa.array(values)
+        name: pa.array(values, type=PICTURE)
+        if name in PICTURES and not isinstance(values[0], str)
+        else pa.array(values)
         for name, values in columns.items()
     }
     pq.write_table(pa.table(arrays), path, row_group_size=4)
@@ -65,7 +67,16 @@ def mmmu_row(name: str, question: str, options: str, answer: str, kind: str, *sh
 MMMU = [
     mmmu_row("Physics_3", "In <image 1>, how long?", "['1 m', '2 m']", "B", "multiple-choice", 200),
     # out of order, one of them twice, one in an option
-    mmmu_row("Art_1", "<image 2> and <image 1>, then <image 2>:", "['<image 3>', 'it\\'s new']", "A", "multiple-choice", 1, 2, 3),
+    mmmu_row(
+        "Art_1",
+        "<image 2> and <image 1>, then <image 2>:",
+        "['<image 3>', 'it\\'s new']",
+        "A",
+        "multiple-choice",
+        1,
+        2,
+        3,
+    ),
     # a number missing in between, and a picture without a place
     mmmu_row("Art_2", "Look at <image 3>.", str([f"option {i}" for i in range(9)]), "I", "multiple-choice", 4, None, 5),
     mmmu_row("Finance_1", "What is <image 1> worth?", "[]", "6.5", "open", 6),
@@ -154,8 +165,8 @@ COUNTS = {"id": 3, "mmmu": 3, "mmmu_open": 3, "we_math": 3, "math_verse": 7, "ma
 
 def write_all(root: Path, changed: Mapping[str, Mapping[str, Rows]] | None = None) -> list[str]:
     """All sources under `root`, with some files changed; the overrides that name them."""
-    for source, files in (DATA | dict(changed or {})).items():
-        for name, rows in files.items():
+    for source, files in DATA.items():
+        for name, rows in {**files, **(changed or {}).get(source, {})}.items():
             write(root / source / f"{name}.parquet", rows)
     sources = [f"task.sources.{source}={root / source}" for source in DATA]
     counts = [f"task.expected.{split}={count}" for split, count in COUNTS.items()]
