@@ -13,7 +13,7 @@ _L = r"[(\[]?(?<![A-Za-z0-9_\\])[A-Z](?![A-Za-z0-9_'’^°]|-\w|\.\d|\s{0,2}[=+/
 _AND = r"\s{0,2}(?:[,;&、，]|\band\b)\s{0,2}(?:and\s{1,2})?"
 # "A, C" and "A and C", where the last letter ends a clause: "B, C is wrong" names B alone. "A or B" names none.
 _LETTERS = rf"(?P<letters>{_L}(?:{_AND}{_L}(?={_AND}|\s{{0,2}}(?:[.!?\n。]|$))){{0,8}})(?!\s{{1,2}}or\b|\s{{0,2}}[/|])"
-_ALONE = re.compile(rf"[\s.,:;]*(?:{_L}[\s,;&.、，]*(?:and\b)?\s*)+", re.ASCII)
+_ALONE = re.compile(rf"[\s.,:;]*(?:{_L}(?:[\s,;&.、，]|and\b)*)+", re.ASCII)
 _SMALL = re.compile(r"[\s.,:;(\[]*([a-z])[\s.,:;)\]]*", re.ASCII)
 _PHRASE = re.compile(
     r"(?:\b(?:answer|option|choice)s?\s{0,3}(?::|is\b:?|are\b:?|(?:would|should|must|will)\sbe\b)|答案[是为：:]*|故?选[：:]?)"
@@ -83,7 +83,7 @@ def _by_text(span: str, options: Sequence[str]) -> frozenset[str]:
     line = _same_text(lines[-1]) if lines else ""
     if not line or len(line) > _LINE_CHARS:
         return frozenset()
-    texts = {letter: _same_text(text) for letter, text in zip(letters_of(options), options, strict=True)}
+    texts = {letter: _same_text(text) for letter, text in zip(letters_of(options), options, strict=False)}
     texts = {letter: text for letter, text in texts.items() if text and not re.fullmatch("[a-z]", text)}
     equal = [letter for letter, text in texts.items() if text == line]
     if equal:

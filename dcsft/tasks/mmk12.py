@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -159,10 +160,7 @@ class MMK12(Task):
         order = [pool[i] for i in stream("mmk12", "order", self.seed).permutation(len(pool))]
         end = None if num_train is None else num_cold_start + num_train
         drawn = {"cold_start": order[:num_cold_start], "train": order[num_cold_start:end]}
-        return {
-            split: [Example(**{**vars(example), "split": split}) for example in examples]
-            for split, examples in drawn.items()
-        }
+        return {split: [replace(example, split=split) for example in examples] for split, examples in drawn.items()}
 
     @property
     def ood(self) -> tuple[str, ...]:

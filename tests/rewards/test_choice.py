@@ -139,11 +139,20 @@ PIECES = (
 )
 
 
+@pytest.mark.parametrize("piece", ["A  ", "(A) ", "A , ", "A and ", "A\n\n", " ", "A.", "the answer is A , ", "x. "])
+def test_a_short_text_is_read_at_once(piece: str) -> None:
+    """As long as an answer may be, and with an end that lets each rule try again."""
+    start = time.process_time()
+    for end in ("!", "x", "=", "\x00"):
+        read_letters(piece * (390 // len(piece)) + end, TEXTS)
+    assert time.process_time() - start < 1
+
+
 def test_garbage_never_raises() -> None:
     chance = random.Random(0)
     judge = Choice()
     for _ in range(2000):
-        text = "".join(chance.choices(PIECES, k=chance.randrange(30)))
+        text = "".join(chance.choices(PIECES, k=chance.randrange(60)))
         assert judge(text, "B", chance.choice([FIVE, TEXTS])).correct in (True, False)
 
 
