@@ -122,10 +122,26 @@ def test_the_repetition_penalty_enters_the_key_of_what_is_evaluated_with_it():
             "task.label_noize is not a key of dcsft.tasks.icons.Icons; did you mean 'label_noise'?",
         ),
         (["train.epochs=1"], "train must have a budget in steps or in epochs, got steps=250 epochs=1"),
+        (["model.attention=flash"], "model.attention must be one of auto, sdpa, flash_attention_2, eager, got 'flash'"),
+        (["model.max_tiles=0"], "model.max_tiles must be null or at least 1, got 0"),
         (["stage=lable"], "stage must be one of"),
         (["subset.size=-1"], "subset.size must be null, 'equal' or a positive number"),
         (["label.temperature=0"], "label.temperature must be positive"),
         (["evaluate.repetition_penalty=0"], "evaluate.repetition_penalty must be positive, got 0"),
+        (["paradigm=grpo", "tuning=full"], "paradigm.kl must be 0 with tuning=full, got 0.04; "),
+        (
+            ["paradigm=grpo", "paradigm.warm_start_batches=1", "label.top_k=50"],
+            "paradigm.warm_start_batches must be 0 unless labelling samples as the policy does, got label.temperature="
+            "0.9 top_p=1.0 top_k=50 where the policy has 0.9, 1.0 and 0",
+        ),
+        (
+            ["paradigm=grpo", "paradigm.warm_start_batches=1", "label.num_samples=4"],
+            "label.num_samples must be at least paradigm.num_completions=8 for a warm start, got 4; ",
+        ),
+        (
+            ["paradigm=grpo", "paradigm.kl=0", "paradigm.warm_start_batches=2", "tuning=full"],
+            "paradigm.warm_start_batches must be 0 or 1 with tuning=full, got 2; ",
+        ),
         (["tuning.parts=[head]"], "tuning.parts must be some of llm, vision, merger"),
         (["task=imagenet", "model.from_scratch=true"], "model.from_scratch must be false"),
     ],
@@ -164,6 +180,7 @@ _SPECIAL = {
     "train.eval_every": 5,
     "model.path": "somewhere",
     "model.dtype": "bfloat16",
+    "model.max_tiles": 4,
     "paradigm._target_": "dcsft.paradigms.other.Other",
 }
 

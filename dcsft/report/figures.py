@@ -27,6 +27,7 @@ from dcsft.report.canvas import (
     drawing,
 )
 from dcsft.report.cells import BASELINE, Cell, by_arm, label_files, split_names, split_title
+from dcsft.report.costs import total_time, update_shares
 from dcsft.report.curves import accuracy_curve, training_curves
 from dcsft.report.frames import accuracy_frame, difference_frame, judged, level
 from dcsft.report.tables import points
@@ -254,6 +255,8 @@ FIGURES: tuple[Callable[[Sequence[Cell]], Figure | None], ...] = (
     training_curves,
     hard_ratio,
     accuracy_curve,
+    update_shares,
+    total_time,
 )
 
 

@@ -42,6 +42,7 @@ def cell_of(
         rollouts=file("label", "rollouts.parquet"),
         metrics=file("train", "metrics.jsonl"),
         curve=file("train", "curve.csv"),
+        completions=file("train", "completions.jsonl"),
     )
 
 

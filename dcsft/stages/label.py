@@ -14,7 +14,7 @@ from dcsft.generation.rollouts import rollouts
 from dcsft.models.vlm import VLM
 from dcsft.records import Example, Label, Rollout
 from dcsft.stages.runtime import Ledger, Runtime
-from dcsft.tasks.task import Task
+from dcsft.tasks.task import Task, check_judge
 
 LABELS, ROLLOUTS = "labels.parquet", "rollouts.parquet"
 _SHARD = 256
@@ -78,6 +78,7 @@ def read_labels(folder: Path) -> list[Label]:
 def run(folder: Path, vlm: VLM, task: Task, num_samples: int, sampling: Sampling, runtime: Runtime) -> None:
     """Label the training split into `folder`."""
     examples = task.examples("train")
+    check_judge(task, examples)
     vlm.model.requires_grad_(False)
     engine = runtime.engine(vlm)
     ledger = Ledger(folder)

@@ -29,6 +29,8 @@ NOT_KEYED = {
     "engine": "two exact ways to the same samples, up to float rounding",
     "logger": "who is told",
     "model.name": "a name for people; path, dtype and pixels say which model",
+    "model.attention": "kernels for the same numbers, up to float rounding",
+    "model.gradient_checkpointing": "the same gradient with less memory",
     "model.square_pictures": "only the default of task.square",
     "model.foundation": "the foundation's recipe; with shipped weights it is checked against theirs",
     "task.name": "a name for people",
@@ -75,6 +77,8 @@ def _foundation(cfg: DictConfig) -> Artefact | None:
 def _model(cfg: DictConfig) -> dict[str, Any]:
     """Which weights the cold start begins with, where no foundation stage makes them."""
     settings = {name: cfg.model[name] for name in ("path", "dtype", "min_pixels", "max_pixels")}
+    if cfg.model.max_tiles is not None:
+        settings["max_tiles"] = cfg.model.max_tiles
     if cfg.model.foundation is not None and cfg.model.path is None and not cfg.model.from_scratch:
         shipped = json.loads((SHIPPED_FOUNDATION / "recipe.json").read_text())
         if shipped["recipe"] != foundation_recipe(cfg):

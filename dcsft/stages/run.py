@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -23,6 +23,9 @@ from dcsft.config import STAGES, build, check
 from dcsft.stages.plan import SHIPPED_FOUNDATION, arm_name, build_task, foundation_recipe, plain, plan, run_name
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
+
+if TYPE_CHECKING:
+    from dcsft.models.vlm import VLM
 
 log = logging.getLogger("dcsft")
 
@@ -50,6 +53,8 @@ class Run:
 
     def __call__(self) -> Path | None:
         """Run up to the stage asked for; returns the path of `results.json` if it got that far."""
+        if "train" in self.plan and self.store.find(self.plan["train"]) is None:
+            build(plain(self.cfg.paradigm))  # refuses wrong arguments now, and not when labelling is done
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
         handler = logging.FileHandler(self.folder / "log.txt")
@@ -64,7 +69,9 @@ class Run:
             for stage, artefact in self.plan.items():
                 if STAGES.index(stage) <= last:
                     self._stage(stage, artefact, tracker)
-            if not self.computed:
+            if self.cfg.stage == "export":
+                self.console.print(f"export: {self._export()}", highlight=False, soft_wrap=True)
+            elif not self.computed:
                 self.console.print("nothing to compute: every stage was in the store")
             results = None
             if last >= STAGES.index("evaluate"):
@@ -110,6 +117,10 @@ class Run:
         link = self.folder / f"{stage}.{os.getpid()}"  # replaced in one step: the same command may run twice at once
         link.symlink_to(os.path.relpath(folder, self.folder))
         link.replace(self.folder / stage)
+        completions = folder / "completions.jsonl"
+        if completions.exists():
+            rows = [json.loads(line) for line in completions.read_text(encoding="utf-8").splitlines()]
+            tracker.table("completions", pd.DataFrame(rows))
         metrics = folder / "metrics.jsonl"
         if reused and metrics.exists():
             for line in metrics.read_text().splitlines():
@@ -124,7 +135,6 @@ class Run:
         from transformers.utils import logging as transformers_logging
 
         from dcsft.generation.engine import Sampling
-        from dcsft.models.vlm import VLM
         from dcsft.stages import cold_start, evaluate, foundation, label, train
         from dcsft.stages.runtime import Runtime
 
@@ -146,27 +156,25 @@ class Run:
             console=self.console,
         )
 
-        greedy = Sampling.greedy(cfg.max_new_tokens, cfg.evaluate.repetition_penalty)
-
-        def load(path: str | Path) -> VLM:
-            model = cfg.model
-            return VLM.load(path, model.dtype, model.min_pixels, model.max_pixels, trainer.device)
-
         if stage == "foundation":
             torch.set_num_threads(os.cpu_count() or 1)
             foundation.run(folder, foundation_recipe(cfg), runtime)
             return
         if stage == "cold_start":
             settings, seed = plain(cfg.cold_start), cfg.seeds.cold_start
-            cold_start.run(folder, load(self._base_path()), self.task, settings, seed, runtime, on_step)
+            cold_start.run(folder, self._load(self._base_path()), self.task, settings, seed, runtime, on_step)
             return
-        policy = load(self.folders["cold_start"] / cold_start.MODEL)
+        greedy = Sampling.greedy(cfg.max_new_tokens, cfg.evaluate.repetition_penalty)
+        if stage == "evaluate":
+            evaluate.run(folder, self._trained(), self.task, greedy, runtime)
+            return
+        policy = self._load(self.folders["cold_start"] / cold_start.MODEL)
         if stage == "label":
             sampling = Sampling(
                 cfg.label.temperature, cfg.label.top_p, cfg.label.top_k, cfg.max_new_tokens, cfg.seeds.label
             )
             label.run(folder, policy, self.task, cfg.label.num_samples, sampling, runtime)
-        elif stage == "train":
+        else:
             curation = train.Curation(
                 name=cfg.subset.name,
                 size=cfg.subset.size,
@@ -190,14 +198,33 @@ class Run:
                 runtime,
                 on_step,
             )
-        else:
-            if "train" in self.folders:
-                trained = self.folders["train"]
-                if (trained / train.ADAPTER).exists():
-                    policy.load_adapter(trained / train.ADAPTER)
-                else:
-                    policy = load(trained / train.MODEL)
-            evaluate.run(folder, policy, self.task, greedy, runtime)
+
+    def _load(self, path: str | Path) -> "VLM":
+        from dcsft.models.vlm import VLM
+
+        model, device = self.cfg.model, self.cfg.trainer.device
+        vlm = VLM.load(path, model.dtype, model.min_pixels, model.max_pixels, device, model.max_tiles, model.attention)
+        if model.gradient_checkpointing:
+            vlm.recompute_activations()
+        return vlm
+
+    def _trained(self) -> "VLM":
+        """The model that the run has made: the trained one, or the cold-started one of the baseline."""
+        from dcsft.stages import cold_start, train
+
+        if "train" in self.folders and not (self.folders["train"] / train.ADAPTER).exists():
+            return self._load(self.folders["train"] / train.MODEL)
+        policy = self._load(self.folders["cold_start"] / cold_start.MODEL)
+        if "train" in self.folders:
+            policy.load_adapter(self.folders["train"] / train.ADAPTER)
+        return policy
+
+    def _export(self) -> Path:
+        from dcsft.stages import export
+
+        folder = self.outputs / "exports" / self.folder.name
+        export.run(folder, self._trained())
+        return folder
 
     def _base_path(self) -> str | Path:
         """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""

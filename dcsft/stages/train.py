@@ -17,7 +17,7 @@ from dcsft.stages.cold_start import schedule_of, setting_of
 from dcsft.stages.evaluate import count_correct
 from dcsft.stages.fitting import fit, forget_checkpoint
 from dcsft.stages.runtime import Runtime
-from dcsft.tasks.task import Task
+from dcsft.tasks.task import Task, check_judge
 
 ADAPTER, MODEL, SUMMARY, CURVE = "adapter", "model", "train.json", "curve.csv"
 
@@ -51,6 +51,7 @@ def run(
         max_new_tokens: of a rollout.
         evaluation: how the test sets are answered on the way.
     """
+    check_judge(task, task.examples("train"))
     chosen = select(labels, curation)
     examples = {example.id: example for example in task.examples("train")}
     answers = dict(list(pd.read_parquet(rollouts).groupby("id", sort=False)))
@@ -69,7 +70,7 @@ def run(
     dropped = f"; {num_dropped} examples dropped: no right answer" if num_dropped else ""
     runtime.console.print(f"train on {len(items)} rows: {mixture}{dropped}", highlight=False)
     tune(vlm, tuning, curation.seed)
-    schedule = schedule_of(settings, len(items))
+    schedule = schedule_of(settings, len(items), paradigm.updates_per_batch)
     curve = _Curve(folder / CURVE, task, runtime.engine(vlm), evaluation, settings["eval_every"])
 
     def after_step(step: int, metrics: dict[str, float]) -> None:
@@ -85,7 +86,7 @@ def run(
         schedule,
         curation.seed,
         settings["class_metrics_every"],
-        setting_of(vlm, task, list(examples.values()), max_new_tokens, curation.seed, runtime),
+        setting_of(vlm, task, list(examples.values()), items, max_new_tokens, curation.seed, runtime),
         folder,
         runtime,
         after_step,

@@ -75,6 +75,7 @@ def test_a_saved_adapter_gives_the_same_logits(family: str, tmp_path: Path) -> N
         "adapter_config.json",
         "adapter_model.safetensors",
         "README.md",
+        "dcsft.json",
     }
 
 
