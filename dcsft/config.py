@@ -164,6 +164,11 @@ def _engine_problems(cfg: DictConfig) -> list[str]:
             f"label.top_k must be 0 with engine.extensions=false, got {cfg.label.top_k}; the protocol itself has none",
         ),
         (
+            engine.extensions or "evaluate" not in stages or cfg.evaluate.repetition_penalty == 1,
+            "evaluate.repetition_penalty must be 1.0 with engine.extensions=false and engine.stages=[evaluate], got "
+            f"{cfg.evaluate.repetition_penalty}; the protocol itself has none",
+        ),
+        (
             "label" not in stages or not cfg.paradigm.get("warm_start_batches", 0),
             "paradigm.warm_start_batches must be 0 with labels of a server, got more; a server's log-probabilities are "
             "not known",
@@ -248,6 +253,8 @@ def check(cfg: DictConfig) -> None:
     require(not sampled or label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
     require(not sampled or label.of_model is None, "label.of_model must be null with label=sampled; use label=release")
     require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
+    penalty = cfg.evaluate.repetition_penalty
+    require(penalty > 0, f"evaluate.repetition_penalty must be positive, got {penalty}; 1.0 is off")
     problems += _engine_problems(cfg)
     require(
         cfg.engine.decoding in ("tree", "expand"),

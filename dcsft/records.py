@@ -56,7 +56,7 @@ class Example:
     question: str | None = None
     """The question, where it differs from row to row."""
     options: tuple[str, ...] = ()
-    """The options of a multiple-choice question, in order: "A" names the first."""
+    """The options of a multiple-choice question, in order: "A" names the first; "" where its text is not known."""
     group: str | None = None
     """A part of the split that is reported on its own, e.g. "novel" or "seen" classes."""
     frame: Frame | None = None

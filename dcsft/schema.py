@@ -125,6 +125,11 @@ class Distill:
 
 
 @dataclass
+class EvaluateStage:
+    repetition_penalty: float = MISSING
+
+
+@dataclass
 class Subset:
     name: str = MISSING
     size: Any = None
@@ -200,7 +205,9 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
     max_new_tokens: int = MISSING
+    kl: float = MISSING
     cold_start: ColdStart = field(default_factory=ColdStart)
     label: LabelStage = field(default_factory=LabelStage)
     distill: Distill = field(default_factory=Distill)
     train: Train = field(default_factory=Train)
+    evaluate: EvaluateStage = field(default_factory=EvaluateStage)

@@ -81,6 +81,38 @@ def test_imagenet_is_the_papers_run():
     assert (label.num_samples, label.temperature, label.top_p, label.top_k) == (8, 0.9, 1.0, 0)
 
 
+def test_reasoning_is_the_papers_run():
+    cfg = composed("task=mmk12", "subset=em")
+    assert (cfg.train.steps, cfg.task.num_train, cfg.task.num_cold_start, cfg.max_new_tokens) == (400, 6400, 400, 4096)
+    assert cfg.model.path == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert cfg.evaluate.repetition_penalty == 1.1
+    expected = cfg.task.expected
+    assert (expected.mmmu + expected.mmmu_open, expected.math_verse, sum(expected.values())) == (900, 2180, 8892)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "beta"),
+    [
+        (["task=mmk12"], 0.001),
+        (["task=mmk12", "arm=grpo"], 0.001),
+        (["task=icons"], 0.04),
+        (["task=refcoco"], 0.04),
+        (["task=mmk12", "kl=0.01"], 0.01),
+        (["task=mmk12", "paradigm.kl=0"], 0),
+    ],
+)
+def test_the_task_sets_beta_and_the_command_line_still_wins(overrides, beta):
+    assert composed("paradigm=grpo", *overrides).paradigm.kl == beta
+
+
+def test_the_repetition_penalty_enters_the_key_of_what_is_evaluated_with_it():
+    before, after = _keys(composed()), _keys(composed("evaluate.repetition_penalty=1.1"))
+    assert {stage for stage in before if before[stage] != after[stage]} == {"evaluate"}
+    curve = "train.eval_every=5"  # a run that evaluates on its way
+    before, after = _keys(composed(curve)), _keys(composed(curve, "evaluate.repetition_penalty=1.1"))
+    assert {stage for stage in before if before[stage] != after[stage]} == {"train", "evaluate"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -99,6 +131,7 @@ def test_imagenet_is_the_papers_run():
         (["stage=lable"], "stage must be one of"),
         (["subset.size=-1"], "subset.size must be null, 'equal' or a positive number"),
         (["label.temperature=0"], "label.temperature must be positive"),
+        (["evaluate.repetition_penalty=0"], "evaluate.repetition_penalty must be positive, got 0"),
         (["paradigm=grpo", "tuning=full"], "paradigm.kl must be 0 with tuning=full, got 0.04; "),
         (
             ["paradigm=grpo", "paradigm.warm_start_batches=1", "label.top_k=50"],
@@ -120,6 +153,10 @@ def test_imagenet_is_the_papers_run():
         (["engine.url=http://a/v1"], "engine.url must be null with engine=shared_prefix, got http://a/v1"),
         ([*SERVER, "engine.url=a:8000"], "engine.url must begin with http:// or https://, got a:8000"),
         ([*SERVER, "engine.stages=[train]"], "engine.stages must be some of label, evaluate, got ['train']"),
+        (
+            [*SERVER, "engine.extensions=false", "engine.stages=[evaluate]", "evaluate.repetition_penalty=1.1"],
+            "evaluate.repetition_penalty must be 1.0 with engine.extensions=false and engine.stages=[evaluate], got 1.1; ",
+        ),
         ([*SERVER, "engine.extensions=false", "label.top_k=5"], "label.top_k must be 0 with engine.extensions=false"),
         ([*SERVER, "paradigm=grpo", "paradigm.warm_start_batches=1"], "paradigm.warm_start_batches must be 0 with"),
         ([*SERVER, "engine.usd_per_million_tokens=[3]"], "engine.usd_per_million_tokens must be [input, output]"),

@@ -97,7 +97,12 @@ class Server(Engine):
             "max_tokens": sampling.max_new_tokens,
         }
         if self.extensions:
-            body |= {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
+            body |= {
+                "top_k": sampling.top_k or -1,
+                "min_p": 0.0,
+                "repetition_penalty": sampling.repetition_penalty,
+                "return_token_ids": True,
+            }
             body["logit_bias"] = {str(token): -100 for token in self.vlm.picture_ids}
         return body
 

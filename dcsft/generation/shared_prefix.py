@@ -83,6 +83,32 @@ class _Expand:
         return hidden.view(*tokens.shape, -1)
 
 
+class _Repetition:
+    """What each sample has read and said, and the penalty for saying it again: that of transformers.
+
+    Padding is not part of a prompt here. Tokens are kept as numbers, never as a mask over the vocabulary.
+    """
+
+    def __init__(self, prompts: Prompts, n: int, sampling: Sampling) -> None:
+        self.penalty, self.width = sampling.repetition_penalty, prompts.input_ids.shape[1]
+        if self.penalty != 1.0:
+            last = prompts.input_ids[:, -1:]  # on the left of a shorter prompt its own last token stands for padding
+            ids = torch.where(prompts.attention_mask.bool(), prompts.input_ids, last)
+            room = last.expand(-1, sampling.max_new_tokens)
+            self.seen = torch.cat([ids, room], 1)[:, None].repeat(1, n, 1)
+
+    def penalise(self, logits: Float[Tensor, "B G V"], t: int) -> None:
+        """Change the logits of the t-th token in place."""
+        if self.penalty != 1.0:
+            seen = self.seen[..., : self.width + t]
+            values = logits.gather(-1, seen)
+            logits.scatter_(-1, seen, torch.where(values < 0, values * self.penalty, values / self.penalty))
+
+    def add(self, token: Int[Tensor, "B G"], t: int) -> None:
+        if self.penalty != 1.0:
+            self.seen[..., self.width + t] = token
+
+
 class SharedPrefix(Engine):
     """The local engine.
 
@@ -144,11 +170,14 @@ class SharedPrefix(Engine):
         chance = uniforms([request.id for request in requests], n, sampling)
         end = torch.tensor(vlm.eos_ids, device=vlm.device)
         alive = torch.ones(len(requests), n, dtype=torch.bool, device=vlm.device)
+        repetition = _Repetition(prompts, n, sampling)
         tokens, logps = [], []
         for t in range(sampling.max_new_tokens):
             logits = logits.clone()
+            repetition.penalise(logits, t)
             logits[..., vlm.picture_ids] = float("-inf")  # a placeholder in an answer would break the next forward
             token, logp = draw_tokens(logits, chance[:, :, t], sampling)
+            repetition.add(token, t)
             tokens.append(torch.where(alive, token, -1))
             logps.append(torch.where(alive, logp, 0.0))
             alive = alive & ~torch.isin(token, end)

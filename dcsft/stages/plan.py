@@ -27,6 +27,7 @@ NOT_KEYED = {
     "outputs": "where the results are kept",
     "sweep": "a name for people",
     "seed": "only the default of seeds.*",
+    "kl": "only the default of paradigm.kl",
     "trainer": "hardware; nothing in it changes a number beyond float rounding",
     "engine": "two exact ways to the same samples, up to float rounding; a server's answers are keyed, see _server",
     "distill": "enters the key of stage=distill, which no other stage needs",
@@ -158,6 +159,7 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
     if foundation is not None:
         artefacts["foundation"] = foundation
     tests = {split: _data(cfg, task, split) for split in task.tests}
+    evaluation = {"data": tests, "judge": _judge(cfg), "evaluate": plain(cfg.evaluate)}
     add(
         "cold_start",
         {
@@ -194,13 +196,12 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
                 "train": plain(cfg.train),
                 "seed": cfg.seeds.train,
                 # Only the curve of a run that evaluates on its way depends on the test sets.
-                "tests": {"data": tests, "judge": _judge(cfg)} if cfg.train.eval_every else None,
+                "tests": evaluation if cfg.train.eval_every else None,
             },
             "cold_start",
             "label",
         )
-    recipe = {"data": tests, "judge": _judge(cfg), **_server(cfg, "evaluate")}
-    add("evaluate", recipe, "train" if "train" in artefacts else "cold_start")
+    add("evaluate", {**evaluation, **_server(cfg, "evaluate")}, "train" if "train" in artefacts else "cold_start")
     return artefacts
 
 

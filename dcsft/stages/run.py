@@ -186,8 +186,9 @@ class Run:
             settings, seed = plain(cfg.cold_start), cfg.seeds.cold_start
             cold_start.run(folder, self._load(self._base_path(), *place), self.task, settings, seed, runtime, on_step)
             return
+        greedy = Sampling.greedy(cfg.max_new_tokens, cfg.evaluate.repetition_penalty)
         if stage == "evaluate":
-            evaluate.run(folder, self._trained(*place), self.task, cfg.max_new_tokens, runtime)
+            evaluate.run(folder, self._trained(*place), self.task, greedy, runtime)
             return
         if stage == "label" and cfg.label.name == "release":
             release_labels.run(folder, self.task, difficulties(cfg), cfg.label.num_samples)
@@ -218,6 +219,7 @@ class Run:
                 plain(cfg.tuning),
                 plain(cfg.train),
                 cfg.max_new_tokens,
+                greedy,
                 runtime,
                 on_step,
             )

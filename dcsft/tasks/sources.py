@@ -1,11 +1,13 @@
 """Rows and pictures from what people have on disk or on the Hub; shared by every task that reads a dataset."""
 
+import hashlib
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +94,9 @@ class PictureCell:
     """The picture's own file name, where it is stored."""
 
     def __call__(self) -> Image.Image:
-        return _decoded(BytesIO(self.content()), f"row {self.row} of row group {self.row_group} of {self.path!r}")
+        return _decoded(
+            BytesIO(self.content()), f"{self.column} of row {self.row} of row group {self.row_group} of {self.path!r}"
+        )
 
     def stamp(self) -> str:
         """The size of the Parquet file in bytes, and the place in it: with a name, a cheap sign of the content.
@@ -139,6 +143,21 @@ def parquet_files(name: str, source: str, split: str) -> list[Path]:
             f"{', '.join(there) or 'none'}; look at the dataset's card"
         )
     return found
+
+
+def content_digest(file: Path) -> str:
+    """Identity of a file's content, hexadecimal; hashed once a process; where the Hub's cache knows it, not at all."""
+    stat = file.stat()
+    return _content_digest(str(file), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _content_digest(path: str, size: int, modified_ns: int) -> str:
+    stored = Path(path).resolve().name  # in the Hub's cache a large file is named by its SHA-256
+    if re.fullmatch("[0-9a-f]{64}", stored):
+        return stored
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(name: str, source: str, split: str) -> Path:

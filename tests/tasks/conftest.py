@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
+from reasoning_data import write_all
 from small_imagenet import SIZES, write_world
 
 from dcsft.config import register
@@ -85,6 +86,7 @@ SMALL: dict[str, Callable[[Path], list[str]]] = {
     "refcoco": lambda tmp_path: grounding_files.write_world(tmp_path).overrides,
     "imagenet": _small_imagenet,
     "imagenet_200": _small_imagenet_200,
+    "mmk12": write_all,
 }
 """Overrides that make a task small, and the data that it needs, by the name of its yaml."""
 

@@ -468,7 +468,7 @@ def test_a_picture_that_cannot_be_decoded_says_which(world: Path, tmp_path: Path
     write_parquet(world / "val", tmp_path / "hub" / "validation.parquet")
     row = imagenet(world, val=tmp_path / "hub").examples("id")[0]
     with pytest.raises(
-        ValueError, match=r"a picture must be readable, got row 0 of row group 0 of '.*validation.parquet"
+        ValueError, match=r"a picture must be readable, got image of row 0 of row group 0 of '.*validation.parquet"
     ):
         row.pictures[0].open()
 

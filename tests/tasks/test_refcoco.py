@@ -316,7 +316,7 @@ def test_json_rows_of_another_kind(world, build_task, row, said):
         (["task.images.coco=/no/where"], r"task.images.coco must be a folder of pictures, got '/no/where'; set"),
         (["task.annotations.lisa=/no/where"], r"task.annotations.lisa must .* got none in"),
         (
-            ["task.annotations.refcoco=."],
+            ["task.annotations.refcoco=conf"],
             r"task.annotations.refcoco must be a folder with .*, a folder without these; ",
         ),
         (
