@@ -112,6 +112,10 @@ class Ranks:
         return parts
 
 
+ALONE = Ranks()
+"""The one rank of a process that has no others."""
+
+
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     """Runs of tensors of about `_BUCKET` numbers."""
     bucket: list[Tensor] = []

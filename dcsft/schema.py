@@ -175,6 +175,10 @@ class Trainer:
     generation_batch_size: int = MISSING
     checkpoint_every: int = MISSING
     feature_cache_gb: float = MISSING
+    strategy: str | None = None
+    num_devices: int | None = None
+    num_nodes: int = 1
+    timeout_min: float | None = None
 
 
 @dataclass

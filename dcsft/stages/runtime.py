@@ -14,7 +14,7 @@ from dcsft.generation.shared_prefix import SharedPrefix
 from dcsft.models.features import FeatureCache
 from dcsft.models.flops import Meter
 from dcsft.models.vlm import VLM
-from dcsft.ranks import Ranks
+from dcsft.ranks import ALONE, Ranks
 from dcsft.stages.asking import Asked
 from dcsft.stages.progress import Bar, bar
 
@@ -33,7 +33,7 @@ class Runtime:
     num_processes: int
     console: Console
     server: Asked | None = None
-    ranks: Ranks = Ranks()
+    ranks: Ranks = ALONE
 
     def bar(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
         """A progress bar with the time that remains; it disappears when done."""
@@ -57,7 +57,7 @@ class Ledger:
     Seconds pass for all ranks alike; operations are added up.
     """
 
-    def __init__(self, folder: Path, ranks: Ranks = Ranks()) -> None:
+    def __init__(self, folder: Path, ranks: Ranks = ALONE) -> None:
         self.path, self.ranks = folder / "cost.json", ranks
         self.cost = {"seconds": 0.0, "flops": 0.0, "tokens_trained": 0, "tokens_generated": 0}
         if self.path.exists():
