@@ -11,7 +11,7 @@ from dcsft.tasks.task import Task
 def rollouts(
     task: Task, engine: Engine, examples: Sequence[Example], n: int, sampling: Sampling, ranks: Ranks
 ) -> list[list[Rollout]]:
-    """`n` completions of each example, judged by the task; in the order of `examples`. Each rank does a part of them."""
+    """`n` completions of each example, judged by the task; in the order of `examples`. Each rank does a part."""
     mine = ranks.share(examples)
     requests = [Request(example.id, task.prompt(example)) for example in mine]
     answers = engine.generate(requests, n, sampling)

@@ -56,11 +56,10 @@ def main(path: Path) -> None:
     except Exception as error:
         from dcsft.ranks import Unanswered
 
-        said = {"rank": rank, "explained": explain(error), "unanswered": isinstance(error, Unanswered)}
         traceback.print_exc()
-        write_json(
-            path.with_name(f"rank{rank}.json"), {**said, "traceback": traceback.format_exc(), "time": time.time()}
-        )
+        said = {"rank": rank, "time": time.time(), "traceback": traceback.format_exc()}
+        said |= {"explained": explain(error), "unanswered": isinstance(error, Unanswered)}
+        write_json(path.with_name(f"rank{rank}.json"), said)
         sys.exit(1)
 
 
