@@ -49,10 +49,6 @@ def test_every_choice_whose_code_exists_passes_the_checks(group, choice):
         with pytest.raises(ValueError, match=r"engine.url must begin with http.*\nengine.model must be"):
             check(cfg)
         cfg = composed("engine=server", "engine.url=http://localhost:8000/v1", "engine.model=policy")
-    if (group, choice) == ("trainer", "multi_gpu"):
-        with pytest.raises(ValueError, match="not there yet"):
-            check(cfg)
-        return
     check(cfg)
 
 
