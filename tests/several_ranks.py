@@ -11,11 +11,11 @@ import torch
 from dcsft.ranks import Ranks
 
 
-def _rank(rank: int, size: int, port: int, work: Callable[[Ranks], object]) -> None:
+def _rank(rank: int, size: int, port: int, work: Callable[[Ranks], object], timeout_min: float) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
     torch.set_num_threads(1)
     try:
-        with Ranks.joined_by(rank, size, "cpu", timeout_min=2) as ranks:
+        with Ranks.joined_by(rank, size, "cpu", timeout_min) as ranks:
             work(ranks)
     except BaseException:
         traceback.print_exc()
@@ -23,13 +23,13 @@ def _rank(rank: int, size: int, port: int, work: Callable[[Ranks], object]) -> N
     os._exit(0)  # the parent's fixtures and atexit handlers are not this process's to end
 
 
-def on_ranks(size: int, work: Callable[[Ranks], object]) -> None:
+def on_ranks(size: int, work: Callable[[Ranks], object], timeout_min: float = 2) -> None:
     """Call `work` on each of `size` ranks; what it finds out it must leave in files."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_rank, args=(rank, size, port, work)) for rank in range(size)]
+    processes = [context.Process(target=_rank, args=(rank, size, port, work, timeout_min)) for rank in range(size)]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,6 +1,8 @@
 """Several ranks give what one gives: shares become whole, gradients are summed, and training takes the same course."""
 
 import json
+import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from dcsft.generation.engine import Sampling
 from dcsft.models.vlm import VLM
 from dcsft.module import Schedule
 from dcsft.paradigms.paradigm import Paradigm
-from dcsft.ranks import ALONE, Ranks
+from dcsft.ranks import ALONE, Ranks, Unanswered
 from dcsft.records import DIFFICULTIES
 from dcsft.stages import evaluate, label
 from dcsft.stages.cold_start import setting_of
@@ -71,6 +73,23 @@ def test_shares_become_whole_and_sums_are_sums(tmp_path: Path) -> None:
 
     on_ranks(3, work)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_rank_that_does_not_come_is_waited_for_as_long_as_was_said(tmp_path: Path) -> None:
+    def work(ranks: Ranks) -> None:
+        ranks.agreed(0)  # both are there
+        if not ranks.first:
+            time.sleep(6)
+            os._exit(0)
+        start = time.monotonic()
+        with pytest.raises(Unanswered):
+            ranks.sums({"a": 1.0})
+        assert 1 < time.monotonic() - start < 5
+        (tmp_path / "noticed").touch()
+        os._exit(0)  # a group that is broken is not closed
+
+    on_ranks(2, work, timeout_min=2 / 60)
+    assert (tmp_path / "noticed").exists()
 
 
 # --- training ----------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ class Run:
     def _stage(self, stage: str, artefact: Artefact, tracker: Tracker) -> None:
         def compute(partial: Path) -> None:
             log.info("%s: computing", artefact)
-            write_json(partial / "env.json", _environment())
+            write_json(partial / "env.json", {**_environment(), "trainer": plain(self.cfg.trainer)})
             self._build(stage, partial, lambda step, metrics: tracker.log(stage, step, metrics))
 
         start = time.perf_counter()

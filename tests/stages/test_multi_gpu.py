@@ -60,7 +60,7 @@ def _until(holds, process: subprocess.Popen, seconds: float = 300) -> None:
     while not holds():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_killed_in_every_way_it_ends_with_a_line_and_finishes_to_the_numbers_of_
 
         def trained(steps: int = steps) -> bool:
             found = list(outputs.glob("store/train/*.partial/metrics.jsonl"))
-            return bool(workers(outputs)) and bool(found) and len(found[0].read_text().splitlines()) >= steps
+            return bool(found) and len(found[0].read_text().splitlines()) >= steps and len(workers(outputs)) == 2
 
         _until(trained, process)
         ranks = workers(outputs)
@@ -114,7 +114,8 @@ def test_killed_in_every_way_it_ends_with_a_line_and_finishes_to_the_numbers_of_
     ours, theirs = metrics(outputs), metrics(alone)
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-3, atol=1e-5, check_like=True)
     (told,) = outputs.glob("runs/*/metrics.csv")
-    assert list(pd.read_csv(told)["step"]) == list(range(1, 31))  # the planner was told of each step once
+    steps = pd.read_csv(told).groupby("stage")["step"]
+    assert list(steps.get_group("train")) == list(range(1, 31))  # the planner was told of each step once
     (folder,) = [path.parent for path in outputs.glob("store/train/*/DONE")]
     assert not (folder / torchrun.WORKERS).exists()
 
