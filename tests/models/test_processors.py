@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FOUNDATION
 from miniatures import picture
 from transformers.utils import is_torchvision_available
 
 from dcsft.models.families import FAMILIES
 from dcsft.models.processors import limit_pictures, load_processor
 from dcsft.models.vlm import VLM
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
 TEXT = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is this?<|im_end|>\n"
 
