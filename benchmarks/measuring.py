@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -53,6 +55,11 @@ def cpu_rate(work: Callable[[], int]) -> float:
     start = time.process_time()
     done = work()
     return done / (time.process_time() - start)
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def publish(name: str, unit: str, rows: list[Measured], command: str, **extra: object) -> None:

@@ -13,7 +13,7 @@ Three differences are evened out:
   Here TRL's output head gives them a bias of -10,000, so that their probability is zero.
 - TRL multiplies the KL penalty by the ratio unless `use_bias_correction_kl=False` (arXiv 2512.02556); equations 3 and 5
   of DC-SFT do not. On policy the values are the same, but not the gradients.
-- TRL leaves it to the processor on which side prompts are padded, and looks for their pictures in the wrong place unless
+- TRL leaves it to the processor on which side prompts are padded, and looks for pictures in the wrong place unless
   that is the left one.
 """
 
