@@ -1,7 +1,7 @@
 """The LightningModule: wraps the model, asks its paradigm for the loss, owns optimizer, schedule and checkpoints."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcsft.models.vlm import VLM
-from dcsft.paradigms.paradigm import Item, Paradigm, Setting
+from dcsft.paradigms.paradigm import Begun, Item, Paradigm, Setting
 from dcsft.records import DIFFICULTIES, Difficulty
 from dcsft.seeding import seed_of
 
@@ -67,7 +67,7 @@ class PostTraining(L.LightningModule):
         seed: of dropout.
         class_metrics_every: steps between gradient norms per difficulty class; 0 for never.
         setting: the task's judge, its examples, picture features, and how to sample.
-        on_step: is told each step's number (from 1) and metrics.
+        on_step: is told each step's number (from 1), metrics, and some completions, if the step sampled any.
     """
 
     strict_loading = False  # checkpoints hold the trained weights only
@@ -81,7 +81,7 @@ class PostTraining(L.LightningModule):
         seed: int,
         class_metrics_every: int,
         setting: Setting,
-        on_step: Callable[[int, dict[str, float]], None],
+        on_step: Callable[[int, dict[str, float], Sequence[Mapping[str, Any]]], None],
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -90,7 +90,9 @@ class PostTraining(L.LightningModule):
         self.micro_batch_size, self.seed = micro_batch_size, seed
         self.class_metrics_every = class_metrics_every
         self.setting, self.on_step = setting, on_step
-        self.tokens_trained = 0
+        self.tokens_trained = self.tokens_generated = 0
+        self._rows: list[Any] = []
+        self._saved_rows: list[dict[str, Any]] | None = None
 
     def configure_optimizers(self) -> dict[str, object]:
         schedule = self.schedule
@@ -115,12 +117,13 @@ class PostTraining(L.LightningModule):
         step = self.global_step
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         parameters = self._trainable()
-        rows, metrics = self.paradigm.begin(self.vlm, batch, step, self.setting)
+        begun = self._begin(batch, step)
+        rows, metrics = begun.rows, dict(begun.metrics)
         torch.manual_seed(seed_of("step", self.seed, step))
         measure = self.class_metrics_every and step % self.class_metrics_every == 0
         classes = _by_difficulty(rows)
         groups = classes if measure and classes else [(None, rows)]
-        loss, row_losses = torch.zeros(()), {}
+        loss, row_losses, gained = torch.zeros(()), {}, {}
         for difficulty, group in groups:
             before = [None if p.grad is None else p.grad.clone() for p in parameters] if difficulty else None
             for some in _micro_batches(group, self.micro_batch_size):
@@ -129,10 +132,16 @@ class PostTraining(L.LightningModule):
                     self.manual_backward(term.loss)
                     loss = loss + term.loss.detach().cpu()
                 row_losses |= dict(zip(map(id, some), term.row_losses, strict=True))
+                for name, value in term.metrics.items():
+                    metrics[name] = metrics.get(name, 0.0) + value
             if before is not None:
+                gained[difficulty] = float(_grad_norm(parameters, before))
                 # The gradient of the class's own mean loss, comparable between classes and with a run on it alone.
                 share = self.paradigm.weight(group) / self.paradigm.weight(rows)
-                metrics[f"grad_norm/{difficulty}"] = float(_grad_norm(parameters, before)) / share
+                metrics[f"grad_norm/{difficulty}"] = gained[difficulty] / share
+        for difficulty, norm in gained.items():
+            if sum(gained.values()) > 0:
+                metrics[f"grad_share/{difficulty}"] = norm / sum(gained.values())
         metrics["loss"] = float(loss)
         metrics["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, self.schedule.max_grad_norm))
         metrics["lr"] = scheduler.get_last_lr()[0]
@@ -143,7 +152,20 @@ class PostTraining(L.LightningModule):
         optimizer.zero_grad()
         scheduler.step()
         self.tokens_trained += sum(row.num_tokens for row in rows)
-        self.on_step(step + 1, metrics)
+        self.tokens_generated += begun.tokens_generated
+        self.on_step(step + 1, metrics, begun.sample)
+
+    def _begin(self, batch: Sequence[Item], step: int) -> Begun:
+        """What this step's loss is taken on: made anew, or what the last step left, or what a checkpoint holds."""
+        number, update = divmod(step, self.paradigm.updates_per_batch)
+        if self._saved_rows is not None:
+            self._rows, self._saved_rows = self.paradigm.restored(self._saved_rows, self.setting), None
+            return Begun(self._rows)
+        if update:
+            return Begun(self._rows)
+        begun = self.paradigm.begin(self.vlm, batch, number, self.setting)
+        self._rows = begun.rows
+        return begun
 
     def _refuse_non_finite(self, metrics: dict[str, float], batch: Sequence[Item]) -> None:
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
@@ -157,10 +179,13 @@ class PostTraining(L.LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in trained}
-        checkpoint["tokens_trained"] = self.tokens_trained
+        checkpoint["tokens"] = self.tokens_trained, self.tokens_generated
+        between = self.global_step % self.paradigm.updates_per_batch
+        checkpoint["rows"] = self.paradigm.state(self._rows) if between else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        self.tokens_trained = checkpoint["tokens_trained"]
+        self.tokens_trained, self.tokens_generated = checkpoint["tokens"]
+        self._saved_rows = checkpoint["rows"]
 
 
 def _by_difficulty(rows: Sequence[Any]) -> list[tuple[Difficulty, list[Any]]]:

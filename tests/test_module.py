@@ -20,7 +20,7 @@ from dcsft.paradigms.sft import SFT
 from dcsft.records import DIFFICULTIES, Message
 
 Metrics = dict[str, float]
-SETTING = Setting(None, {}, None, 8, "tree", 8, 0)  # SFT asks no judge
+SETTING = Setting(None, {}, (), None, 8, "tree", 8, 0)  # SFT asks no judge
 
 
 class _Gradients(L.Callback):
@@ -37,7 +37,7 @@ def _one_step(
     seen: list[Metrics] = []
     schedule = Schedule(1, 0.0, (0.9, 0.95), weight_decay=0.0, warmup_ratio=0.0, max_grad_norm=max_grad_norm)
     module = PostTraining(
-        vlm, SFT(), schedule, micro_batch_size, 0, every, SETTING, lambda _, metrics: seen.append(metrics)
+        vlm, SFT(), schedule, micro_batch_size, 0, every, SETTING, lambda _, metrics, sample: seen.append(metrics)
     )
     gradients = _Gradients()
     with warnings.catch_warnings():
@@ -46,7 +46,7 @@ def _one_step(
             accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, callbacks=[gradients],
         )  # fmt: skip
-        trainer.fit(module, DataLoader(Batches(items, len(items), 0, 1), batch_size=None))
+        trainer.fit(module, DataLoader(Batches(items, len(items), 0, 1, 1), batch_size=None))
     return seen[0], gradients.found
 
 
@@ -127,7 +127,9 @@ def test_measuring_the_classes_changes_nothing_else(
 ) -> None:
     plain, gradients = _one_step(lora(trained=True), icon_items(12), 4)
     measured, same_gradients = _one_step(lora(trained=True), icon_items(12), 4, every=1)
-    assert set(measured) - set(plain) == {f"grad_norm/{kind}" for kind in DIFFICULTIES}
+    added = {f"{what}/{kind}" for kind in DIFFICULTIES for what in ("grad_norm", "grad_share")}
+    assert set(measured) - set(plain) == added
+    assert sum(measured[f"grad_share/{kind}"] for kind in DIFFICULTIES) == pytest.approx(1.0)
     assert {name: measured[name] for name in plain} == pytest.approx(plain, rel=1e-5)
     for name, gradient in gradients.items():
         torch.testing.assert_close(same_gradients[name], gradient, rtol=0, atol=1e-6)

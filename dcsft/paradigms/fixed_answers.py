@@ -15,8 +15,8 @@ class FixedAnswers(Paradigm):
     What the answers are is left to `items`.
     """
 
-    def begin(self, policy: VLM, batch: Sequence[Item], step: int, setting: Setting) -> Begun:
-        return list(batch), {}
+    def begin(self, policy: VLM, batch: Sequence[Item], number: int, setting: Setting) -> Begun:
+        return Begun(list(batch))
 
     def loss(
         self, policy: VLM, rows: Sequence[Item], batch: Sequence[Item], features: FeatureSource | None

@@ -1,15 +1,17 @@
 """Group-relative policy optimisation: the paper's equations 3-5, with prompt and picture shared by the whole group.
 
-Departures that are arguments of their own: Dr. GRPO, DAPO and GSPO (see losses/policy_gradient.py). One update a
-rollout: then pi_old is the policy itself, the ratio is one and no second forward pass is needed for it.
+Departures that are arguments of their own: Dr. GRPO, DAPO and GSPO (see losses/policy_gradient.py). With one update a
+batch, pi_old is the policy itself and no second forward pass is needed for it; with several, its log-probabilities are
+those of the first update.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dcsft.generation.engine import Request, Sampling
@@ -19,17 +21,34 @@ from dcsft.models.completion_logps import completion_logps
 from dcsft.models.render import FeatureSource, render_prompts, tokenize_answer
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Begun, Item, LossTerm, Paradigm, Setting
-from dcsft.records import DIFFICULTIES, Completion, Difficulty, Example
+from dcsft.paradigms.rollout_metrics import rollout_metrics, sample_of
+from dcsft.records import Completion, Difficulty, Example
+from dcsft.seeding import stream
 from dcsft.tasks.task import Task
 
+# B prompts, G completions a prompt, R = B G completions, T completion tokens (right-padded)
 
-@dataclass(frozen=True)
+log = logging.getLogger(__name__)
+
+_PATIENCE = 20
+"""Batches without any advantage before a warning."""
+_FOREIGN = 0.05
+"""Nats a token between a rollout's recorded log-probability and ours, above which it is another model's. Rounding in
+bfloat16 stays below; models that differ do not."""
+
+
+@dataclass(eq=False)
 class Group:
     """One prompt with its G completions and what the judge gave them."""
 
     item: Item
     completions: Sequence[Completion]
+    reward: Float[Tensor, " G"]
     advantage: Float[Tensor, " G"]
+    by_reference: bool = False
+    """Whether the reference sampled the completions, and not the policy."""
+    logp_old: Float[Tensor, "G T"] | None = None
+    """Log-probabilities under the policy that sampled; None until the first update has computed them."""
 
     @property
     def id(self) -> str:
@@ -44,6 +63,11 @@ class Group:
         """Completion tokens of the group."""
         return sum(len(completion.token_ids) for completion in self.completions)
 
+    @property
+    def teaches(self) -> bool:
+        """Whether any completion is better than another."""
+        return bool(self.advantage.any())
+
 
 class GRPO(Paradigm):
     """Clipped surrogate on group-normalised rewards, with a KL penalty to the cold-started model.
@@ -51,6 +75,12 @@ class GRPO(Paradigm):
     Args:
         num_completions: G.
         temperature: of the rollouts, and of the probabilities in the loss.
+        num_iterations: mu, optimizer steps on one batch of rollouts.
+        max_resamples: rounds in which prompts whose completions all earn the same are replaced by others, drawn from
+            the whole training set (DAPO's dynamic sampling, arXiv 2503.14476, section 3.2); 0 is off. Unlike there,
+            the order of the other batches does not shift.
+        warm_start_batches: so many first batches take their completions from labelling, which the cold-started model
+            sampled. It is the policy for the first batch; in later ones the ratio is taken to it.
         kl: beta, the weight of the k3 penalty; 0 skips the reference's forward pass.
         delta: added to the standard deviation of the rewards.
         epsilon_low, epsilon_high: clipping of the ratio.
@@ -63,6 +93,9 @@ class GRPO(Paradigm):
         self,
         num_completions: int,
         temperature: float,
+        num_iterations: int,
+        max_resamples: int,
+        warm_start_batches: int,
         kl: float,
         delta: float,
         epsilon_low: float,
@@ -75,7 +108,11 @@ class GRPO(Paradigm):
             raise ValueError(
                 f"paradigm.num_completions must be at least 2, got {num_completions}; an advantage compares a group"
             )
-        for name, value in dict(kl=kl, delta=delta, epsilon_low=epsilon_low, epsilon_high=epsilon_high).items():
+        if num_iterations < 1:
+            raise ValueError(f"paradigm.num_iterations must be at least 1, got {num_iterations}; the paper takes 1")
+        not_negative = dict(kl=kl, delta=delta, epsilon_low=epsilon_low, epsilon_high=epsilon_high)
+        not_negative |= dict(max_resamples=max_resamples, warm_start_batches=warm_start_batches)
+        for name, value in not_negative.items():
             if value < 0:
                 raise ValueError(f"paradigm.{name} must not be negative, got {value}; 0 turns it off")
         if temperature <= 0:
@@ -86,90 +123,179 @@ class GRPO(Paradigm):
             if given not in choices[name]:
                 raise ValueError(f"paradigm.{name} must be one of {', '.join(choices[name])}, got {given!r}")
         self.num_completions, self.temperature = num_completions, temperature
+        self.updates_per_batch = num_iterations
+        self.max_resamples, self.warm_start_batches = max_resamples, warm_start_batches
         self.kl, self.delta = kl, delta
         self.epsilon_low, self.epsilon_high = epsilon_low, epsilon_high
         self.scaling, self.level, self.aggregation = scaling, level, aggregation
         self.max_new_tokens = 0
+        self._idle = 0
+
+    # --- rows ---------------------------------------------------------------------------------------------------
 
     def items(
         self, policy: VLM, task: Task, example: Example, difficulty: Difficulty | None, answers: Sequence[Any]
     ) -> list[Item]:
-        return [Item(example.id, task.prompt(example), tokenize_answer(policy, task.target(example)), difficulty)]
+        target = tokenize_answer(policy, task.target(example))
+        sampled: list[Completion] = []
+        if self.warm_start_batches:
+            for answer in answers[: self.num_completions]:
+                ids = tuple(map(int, answer.token_ids))
+                sampled.append(Completion(ids, answer.text, float(answer.logp), bool(answer.finished)))
+            if len(sampled) < self.num_completions:
+                raise ValueError(
+                    f"label.num_samples must be at least paradigm.num_completions for a warm start, got {len(sampled)} "
+                    f"answers to {example.id} for {self.num_completions} completions; set warm_start_batches=0"
+                )
+        return [Item(example.id, task.prompt(example), target, difficulty, sampled)]
 
-    def begin(self, policy: VLM, batch: Sequence[Item], step: int, setting: Setting) -> Begun:
-        """Sample G completions of each prompt with the current policy and judge them."""
+    # --- rollouts -----------------------------------------------------------------------------------------------
+
+    def begin(self, policy: VLM, batch: Sequence[Item], number: int, setting: Setting) -> Begun:
+        """G judged completions of each prompt, by the current policy unless it is a warm start."""
         self.max_new_tokens = setting.max_new_tokens
+        if number < self.warm_start_batches:
+            rolled = [self._group(item, item.sampled, setting, number > 0) for item in batch]
+            return self._begun(rolled, rolled, 0)
+        rolled = self._sample(policy, batch, f"{number}", setting)
+        groups = list(rolled)
+        for attempt in range(self.max_resamples):
+            flat = [place for place, group in enumerate(groups) if not group.teaches]
+            others = self._others(rolled, len(flat), (number, attempt), setting)
+            if not flat or not others:
+                break
+            fresh = self._sample(policy, others, f"{number}+{attempt}", setting)
+            rolled += fresh
+            for place, group in zip(flat, fresh, strict=False):
+                if group.teaches:
+                    groups[place] = group
+        return self._begun(rolled, groups, sum(group.num_tokens for group in rolled))
+
+    def _sample(self, policy: VLM, batch: Sequence[Item], stream_name: str, setting: Setting) -> list[Group]:
         sampling = Sampling(self.temperature, 1.0, 0, setting.max_new_tokens, setting.seed)
         engine = SharedPrefix(policy, setting.generation_batch_size, setting.decoding, setting.features)
         # A prompt that comes again in a later epoch, or twice in a batch, gets fresh samples.
-        requests = [Request(f"{step}/{place}/{item.id}", item.messages) for place, item in enumerate(batch)]
+        requests = [Request(f"{stream_name}/{place}/{item.id}", item.messages) for place, item in enumerate(batch)]
         answers = engine.generate(requests, self.num_completions, sampling)
-        rewards = torch.tensor(
-            [
-                [setting.task.score(setting.examples[item.id], completion.text).reward for completion in group]
-                for item, group in zip(batch, answers, strict=True)
-            ]
-        )
+        return [self._group(item, answer, setting, False) for item, answer in zip(batch, answers, strict=True)]
+
+    def _group(self, item: Item, completions: Sequence[Completion], setting: Setting, by_reference: bool) -> Group:
+        example = setting.examples[item.id]
+        rewards = torch.tensor([[setting.task.score(example, completion.text).reward for completion in completions]])
         advantages = group_advantage(rewards, self.scaling, self.delta)
-        groups = [
-            Group(item, group, advantage) for item, group, advantage in zip(batch, answers, advantages, strict=True)
-        ]
-        return groups, _rollout_metrics(groups, rewards)
+        return Group(item, completions, rewards[0], advantages[0], by_reference)
+
+    def _others(self, rolled: Sequence[Group], wanted: int, place: tuple[int, int], setting: Setting) -> list[Item]:
+        """Up to `wanted` prompts that this step has not sampled yet."""
+        there = {group.id for group in rolled}
+        candidates = [item for item in setting.items if item.id not in there]
+        chance = stream("resample", setting.seed, *place)
+        return [candidates[i] for i in chance.permutation(len(candidates))[:wanted]]
+
+    def _begun(self, rolled: Sequence[Group], groups: list[Group], tokens_generated: int) -> Begun:
+        self._idle = 0 if any(group.teaches for group in groups) else self._idle + 1
+        if self._idle == _PATIENCE:
+            log.warning(
+                "no prompt of the last %d batches had completions of different reward: nothing is learned from them; "
+                "look at the rewards, or train on subset=medium",
+                _PATIENCE,
+            )
+        return Begun(groups, rollout_metrics(rolled, groups), tokens_generated, sample_of(groups[0]))
+
+    # --- the loss -----------------------------------------------------------------------------------------------
 
     def loss(
         self, policy: VLM, rows: Sequence[Group], batch: Sequence[Group], features: FeatureSource | None
     ) -> LossTerm:
         """Equations 3-5. A group without advantage is exactly zero when there is no KL penalty, and costs nothing."""
-        live = [group for group in rows if self.kl > 0 or bool(group.advantage.any())]
+        live = [group for group in rows if self.kl > 0 or group.teaches]
         if not live:
             return LossTerm(None, [0.0] * len(rows))
-        device = policy.device
         prompts = render_prompts(policy, [group.item.messages for group in live], features)
         tokens = [[completion.token_ids for completion in group.completions] for group in live]
         logp, mask = completion_logps(policy, prompts, tokens, self.temperature)
-        logp, mask = logp.flatten(0, 1), mask.flatten(0, 1)
-        advantage = torch.stack([group.advantage for group in live]).flatten().to(device)
-        ratio = importance_ratio(logp, logp.detach(), mask, self.level)
-        losses, _ = clipped_surrogate(ratio, advantage, self.epsilon_low, self.epsilon_high)
-        if self.kl > 0:
+        logp_ref = None
+        if self.kl > 0 or any(group.by_reference for group in live):
             with torch.no_grad(), policy.reference():
                 logp_ref, _ = completion_logps(policy, prompts, tokens, self.temperature)
-            losses = losses + self.kl * k3(logp, logp_ref.flatten(0, 1))
+        logp_old = self._old(live, logp.detach(), logp_ref, mask)
+        logp, mask, logp_old = logp.flatten(0, 1), mask.flatten(0, 1), logp_old.flatten(0, 1)
+        advantage = torch.stack([group.advantage for group in live]).flatten().to(logp.device)
+        ratio = importance_ratio(logp, logp_old, mask, self.level)
+        losses, clipped = clipped_surrogate(ratio, advantage, self.epsilon_low, self.epsilon_high)
         num_completions = sum(len(group.completions) for group in batch)
         num_tokens = sum(group.num_tokens for group in batch)
+        metrics = {"clip_fraction": float((clipped & mask).sum()) / num_tokens}
+        if self.kl > 0:
+            penalty = k3(logp, logp_ref.flatten(0, 1))
+            metrics["kl"] = float((penalty.detach() * mask).sum()) / num_tokens
+            losses = losses + self.kl * penalty
         arguments = (self.aggregation, num_completions, num_tokens, self.max_new_tokens)
         row_losses = dict(zip(map(id, rows), [0.0] * len(rows), strict=True))
         for place, group in enumerate(live):
             part = slice(place * self.num_completions, (place + 1) * self.num_completions)
             share = aggregate(losses[part].detach(), mask[part], *arguments)
             row_losses[id(group)] = float(share) * self.weight(batch)
-        return LossTerm(aggregate(losses, mask, *arguments), [row_losses[id(group)] for group in rows])
+        return LossTerm(aggregate(losses, mask, *arguments), [row_losses[id(group)] for group in rows], metrics)
+
+    def _old(
+        self,
+        groups: Sequence[Group],
+        logp: Float[Tensor, "B G T"],
+        logp_ref: Float[Tensor, "B G T"] | None,
+        mask: Bool[Tensor, "B G T"],
+    ) -> Float[Tensor, "B G T"]:
+        """Log-probabilities under whoever sampled; kept on each group at the first update for those that follow."""
+        old = torch.zeros_like(logp)
+        for row, group in enumerate(groups):
+            width = max(len(completion.token_ids) for completion in group.completions)
+            if group.logp_old is None:
+                sampler = logp_ref if group.by_reference and logp_ref is not None else logp
+                group.logp_old = sampler[row, :, :width].cpu()
+                if group.item.sampled and group.completions is group.item.sampled:
+                    self._refuse_foreign(group, (sampler[row] * mask[row]).sum(-1))
+            old[row, :, :width] = group.logp_old.to(old.device)
+        return old
+
+    def _refuse_foreign(self, group: Group, logp: Float[Tensor, " G"]) -> None:
+        """A warm start from the rollouts of another checkpoint would be off-policy, and nothing else would show it."""
+        recorded = torch.tensor([completion.logp for completion in group.completions])
+        apart = float((logp.cpu() - recorded).abs().sum()) / group.num_tokens
+        if apart > _FOREIGN:
+            raise ValueError(
+                f"a warm start must take rollouts of this cold start, got ones of {group.id} whose log-probabilities "
+                f"are {apart:.2g} nats a token off; label with this checkpoint or set paradigm.warm_start_batches=0"
+            )
 
     def weight(self, rows: Sequence[Group]) -> float:
         return sum(len(group.completions) for group in rows)
 
+    # --- between updates ----------------------------------------------------------------------------------------
 
-def _rollout_metrics(groups: Sequence[Group], rewards: Float[Tensor, "B G"]) -> Mapping[str, float]:
-    """What the rollouts of a step say, over all and per difficulty: the paper's Figure 1a from data.
+    def state(self, rows: Sequence[Group]) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": group.id,
+                "completions": [asdict(completion) for completion in group.completions],
+                "reward": group.reward,
+                "advantage": group.advantage,
+                "by_reference": group.by_reference,
+                "logp_old": group.logp_old,
+            }
+            for group in rows
+        ]
 
-    `advantage_share/<class>` is the class's part of the sum of squared advantages: how much of the update it can be.
-    """
-    completions = [completion for group in groups for completion in group.completions]
-    tokens = sum(len(completion.token_ids) for completion in completions)
-    squared = torch.stack([group.advantage for group in groups]).square().sum(-1)
-    flat = (rewards == rewards[:, :1]).all(-1).float()
-    metrics = {
-        "reward": float(rewards.mean()),
-        "zero_variance": float(flat.mean()),
-        "completion_tokens": tokens / len(completions),
-        "entropy": -sum(completion.logp for completion in completions) / tokens,
-        "cut": sum(not completion.finished for completion in completions) / len(completions),
-    }
-    for kind in DIFFICULTIES:
-        rows = torch.tensor([group.difficulty == kind for group in groups])
-        if rows.any():
-            metrics[f"reward/{kind}"] = float(rewards[rows].mean())
-            metrics[f"zero_variance/{kind}"] = float(flat[rows].mean())
-            if squared.sum() > 0:
-                metrics[f"advantage_share/{kind}"] = float(squared[rows].sum() / squared.sum())
-    return metrics
+    def restored(self, state: Sequence[Mapping[str, Any]], setting: Setting) -> list[Group]:
+        self.max_new_tokens = setting.max_new_tokens
+        items = {item.id: item for item in setting.items}
+        return [
+            Group(
+                items[saved["id"]],
+                [Completion(**completion) for completion in saved["completions"]],
+                saved["reward"],
+                saved["advantage"],
+                saved["by_reference"],
+                saved["logp_old"],
+            )
+            for saved in state
+        ]

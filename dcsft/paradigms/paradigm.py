@@ -2,20 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from dcsft.models.render import FeatureSource
 from dcsft.models.vlm import VLM
-from dcsft.records import Difficulty, Example, Message
+from dcsft.records import Completion, Difficulty, Example, Message
 from dcsft.tasks.task import Task
 
 # B rows
-
-Begun = tuple[list[Any], dict[str, float]]
-"""The rows that a step's loss is taken on, and what to log of them."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,25 @@ class Item:
     answer_ids: Sequence[int]
     difficulty: Difficulty | None
     """None before labelling, as in the cold start."""
+    sampled: Sequence[Completion] = ()
+    """What the cold-started model answered while labelling, where the paradigm wants to know."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens that the loss is taken on."""
         return len(self.answer_ids)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a step's loss is taken on, and what there is to say of it."""
+
+    rows: list[Any]
+    """With `id`, `difficulty` and `num_tokens`, as `Item` has them."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tokens_generated: int = 0
+    sample: Sequence[Mapping[str, Any]] = ()
+    """Some completions of the step, for people to read: rows of plain values."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,8 @@ class LossTerm:
     """Scalar; the batch's loss is the sum over its micro-batches. None: exactly zero, no backward needed."""
     row_losses: Sequence[float]
     """[B] what each row adds to the numerator of its batch's loss."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What it adds to means over the batch, e.g. {"kl": 0.01}; they add up over micro-batches as the loss does."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,8 @@ class Setting:
 
     task: Task
     examples: Mapping[str, Example]
+    items: Sequence[Item]
+    """All training rows."""
     features: FeatureSource | None
     generation_batch_size: int
     decoding: str
@@ -59,6 +74,9 @@ class Setting:
 
 class Paradigm(ABC):
     """Turns rows into a loss."""
+
+    updates_per_batch: int = 1
+    """Optimizer steps taken on one batch, and on what `begin` made of it."""
 
     @abstractmethod
     def items(
@@ -71,13 +89,10 @@ class Paradigm(ABC):
         """
 
     @abstractmethod
-    def begin(self, policy: VLM, batch: Sequence[Item], step: int, setting: Setting) -> Begun:
-        """What the loss of one step is taken on, and what to log of it.
+    def begin(self, policy: VLM, batch: Sequence[Item], number: int, setting: Setting) -> Begun:
+        """What the loss is taken on for the next `updates_per_batch` steps; `number` counts batches from 0.
 
         A function of the policy's weights and the arguments alone: a resumed run repeats it exactly.
-
-        Returns:
-            Rows with `id`, `difficulty` and `num_tokens`, as `Item` has them.
         """
 
     @abstractmethod
@@ -90,3 +105,11 @@ class Paradigm(ABC):
     @abstractmethod
     def weight(self, rows: Sequence[Any]) -> float:
         """The denominator of the loss of `rows`: tokens, or completions."""
+
+    def state(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        """What a checkpoint between two updates on one batch must hold of `rows`: plain values and tensors."""
+        raise NotImplementedError
+
+    def restored(self, state: Sequence[Mapping[str, Any]], setting: Setting) -> list[Any]:
+        """The rows of a `state`."""
+        raise NotImplementedError

@@ -6,7 +6,7 @@ from pathlib import Path
 from dcsft.data.batches import num_steps
 from dcsft.models.vlm import VLM
 from dcsft.module import Schedule
-from dcsft.paradigms.paradigm import Setting
+from dcsft.paradigms.paradigm import Item, Setting
 from dcsft.paradigms.sft import SFT
 from dcsft.records import Example
 from dcsft.stages.fitting import fit, forget_checkpoint
@@ -16,10 +16,10 @@ from dcsft.tasks.task import Task
 MODEL = "model"
 
 
-def schedule_of(settings: dict, num_items: int) -> Schedule:
+def schedule_of(settings: dict, num_items: int, updates_per_batch: int) -> Schedule:
     """The schedule that `cold_start` or `train` settings ask for."""
     return Schedule(
-        steps=num_steps(settings["steps"], settings["epochs"], num_items, settings["batch_size"]),
+        steps=num_steps(settings["steps"], settings["epochs"], num_items, settings["batch_size"], updates_per_batch),
         lr=settings["lr"],
         betas=tuple(settings["betas"]),
         weight_decay=settings["weight_decay"],
@@ -29,12 +29,19 @@ def schedule_of(settings: dict, num_items: int) -> Schedule:
 
 
 def setting_of(
-    vlm: VLM, task: Task, examples: Sequence[Example], max_new_tokens: int, seed: int, runtime: Runtime
+    vlm: VLM,
+    task: Task,
+    examples: Sequence[Example],
+    items: Sequence[Item],
+    max_new_tokens: int,
+    seed: int,
+    runtime: Runtime,
 ) -> Setting:
     """What a paradigm may use; call it when the policy is tuned, since that decides whether features may be cached."""
     return Setting(
         task,
         {example.id: example for example in examples},
+        items,
         runtime.features(vlm),
         runtime.generation_batch_size,
         runtime.decoding,
@@ -56,8 +63,8 @@ def run(
     paradigm, examples = SFT(), task.examples("cold_start")
     items = [item for example in examples for item in paradigm.items(vlm, task, example, None, ())]
     vlm.tune_fully(settings["parts"])
-    schedule = schedule_of(settings, len(items))
-    setting = setting_of(vlm, task, examples, 0, seed, runtime)  # nothing is sampled
+    schedule = schedule_of(settings, len(items), paradigm.updates_per_batch)
+    setting = setting_of(vlm, task, examples, items, 0, seed, runtime)  # nothing is sampled
     batch_size = settings["batch_size"]
     fit("cold start", vlm, paradigm, items, batch_size, schedule, seed, 0, setting, folder, runtime, on_step)
     vlm.save(folder / MODEL)

@@ -3,8 +3,9 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -18,6 +19,7 @@ from dcsft.stages.runtime import Ledger, Runtime
 
 CHECKPOINT = "last.ckpt"
 METRICS = "metrics.jsonl"
+COMPLETIONS = "completions.jsonl"
 
 
 class _Save(L.Callback):
@@ -29,20 +31,22 @@ class _Save(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
         if trainer.global_step % self.every and trainer.global_step != self.last:
             return
-        self.ledger.save(self.vlm.meter, tokens_trained=module.tokens_trained)
+        self.ledger.save(self.vlm.meter, module.tokens_trained, module.tokens_generated)
         temporary = self.folder / f"{CHECKPOINT}.tmp"
         trainer.save_checkpoint(temporary)
         temporary.replace(self.folder / CHECKPOINT)
 
 
 def _resume(folder: Path) -> int:
-    """Steps already done and saved; metrics of later steps, which will be repeated, are cut off."""
-    checkpoint, metrics = folder / CHECKPOINT, folder / METRICS
-    step = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint.exists() else 0
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    kept = lines[:step]
-    metrics.write_text("".join(line + "\n" for line in kept))
-    return step
+    """Steps already done and saved; what is logged of later steps, which will be repeated, is cut off."""
+    checkpoint = folder / CHECKPOINT
+    done = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint.exists() else 0
+    for name in (METRICS, COMPLETIONS):
+        path = folder / name
+        if path.exists():
+            whole = path.read_text().split("\n")[:-1]  # what follows the last line's end is torn
+            path.write_text("".join(line + "\n" for line in whole if json.loads(line)["step"] <= done))
+    return done
 
 
 def fit(
@@ -59,18 +63,21 @@ def fit(
     runtime: Runtime,
     on_step: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train `vlm` in place; leaves `metrics.jsonl` and `cost.json` in `folder`.
+    """Train `vlm` in place; leaves `metrics.jsonl`, `cost.json` and, if it samples, `completions.jsonl` in `folder`.
 
     Args:
         on_step: is told each step's number (from 1) and metrics, after they are on disk.
     """
     first = _resume(folder)
     ledger = Ledger(folder)
-    batches = Batches(items, batch_size, seed, schedule.steps)
+    batches = Batches(items, batch_size, seed, schedule.steps, paradigm.updates_per_batch)
     batches.first_step = first
     with runtime.bar(title, schedule.steps, first) as bar, (folder / METRICS).open("a", buffering=1) as file:
 
-        def report(step: int, metrics: dict[str, float]) -> None:
+        def report(step: int, metrics: dict[str, float], sample: Sequence[Mapping[str, Any]]) -> None:
+            if sample:
+                with (folder / COMPLETIONS).open("a") as answers:
+                    answers.writelines(json.dumps({"step": step, **row}) + "\n" for row in sample)
             file.write(json.dumps({"step": step, **metrics}) + "\n")
             bar.advance(step, f"loss {metrics['loss']:.3f}")
             on_step(step, metrics)

@@ -63,7 +63,7 @@ def run(
     dropped = f"; {num_dropped} examples dropped: no right answer" if num_dropped else ""
     runtime.console.print(f"train on {len(items)} rows: {mixture}{dropped}", highlight=False)
     tune(vlm, tuning, curation.seed)
-    schedule = schedule_of(settings, len(items))
+    schedule = schedule_of(settings, len(items), paradigm.updates_per_batch)
     curve = _Curve(folder / CURVE, task, runtime.engine(vlm), max_new_tokens, settings["eval_every"])
 
     def after_step(step: int, metrics: dict[str, float]) -> None:
@@ -79,7 +79,7 @@ def run(
         schedule,
         curation.seed,
         settings["class_metrics_every"],
-        setting_of(vlm, task, list(examples.values()), max_new_tokens, curation.seed, runtime),
+        setting_of(vlm, task, list(examples.values()), items, max_new_tokens, curation.seed, runtime),
         folder,
         runtime,
         after_step,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from miniatures import MIXED, log_probs
 
+from dcsft.models import completion_logps as ways
 from dcsft.models.completion_logps import completion_logps, completion_logps_naive
 from dcsft.models.render import render_prompts
 from dcsft.models.vlm import VLM
@@ -30,7 +31,11 @@ def _logps_and_gradients(vlm, compute):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "gradient checkpointing"])
-def test_shared_equals_naive_on_prompts_of_different_length(mini, checkpointing):
+@pytest.mark.parametrize("long_tokens", [1, 99], ids=["attention function", "dense mask"])
+@pytest.mark.parametrize("head_tokens", [7, 2048], ids=["logits in parts", "logits at once"])
+def test_shared_equals_naive_on_prompts_of_different_length(mini, checkpointing, long_tokens, head_tokens, monkeypatch):
+    monkeypatch.setattr(ways, "LONG_TOKENS", long_tokens)
+    monkeypatch.setattr(ways, "_HEAD_TOKENS", head_tokens)
     conversations = list(MIXED)
     groups = _groups(mini, len(conversations))
     if checkpointing:
@@ -45,7 +50,7 @@ def test_shared_equals_naive_on_prompts_of_different_length(mini, checkpointing)
         mini.model.eval()
     naive, naive_gradients = _logps_and_gradients(
         mini,
-        lambda: completion_logps_naive(mini, [render_prompts(mini, conversations) for _ in range(G)], groups, 0.9),
+        lambda: completion_logps_naive(mini, render_prompts(mini, conversations), groups, 0.9),
     )
     torch.testing.assert_close(shared, naive, rtol=0, atol=1e-5)
     assert shared_gradients.keys() == naive_gradients.keys()
@@ -65,3 +70,32 @@ def test_log_probabilities_are_those_of_a_plain_forward(shipped):
             ours = found[row, number][mask[row, number]]
             # the plain forward leaves the picture tokens in: their mass is tiny, and the same shift for every way
             torch.testing.assert_close(ours, plain, rtol=0, atol=1e-3)
+
+
+def test_the_attention_function_leaves_every_other_pass_as_it_was(shipped):
+    conversations = list(MIXED)
+    groups = _groups(shipped, len(conversations))
+    with torch.no_grad():
+        before = completion_logps_naive(shipped, render_prompts(shipped, conversations), groups, 0.9)[0]
+        ways.prefix_attention.install(shipped.model)
+        after = completion_logps_naive(shipped, render_prompts(shipped, conversations), groups, 0.9)[0]
+    assert torch.equal(before, after)
+
+
+def test_a_model_that_would_not_heed_the_mask_takes_the_naive_way_and_says_so_once(shipped, monkeypatch, caplog):
+    conversations = list(MIXED)[:2]
+    groups = _groups(shipped, 2)
+    naive = completion_logps_naive(shipped, render_prompts(shipped, conversations), groups, 0.9)[0]
+    monkeypatch.setattr(VLM, "full_attention", False)
+    monkeypatch.setattr(ways, "_SAID", set())
+    for _ in range(2):
+        found = completion_logps(shipped, render_prompts(shipped, conversations), groups, 0.9)[0]
+        assert torch.equal(found, naive)
+    assert [record.message for record in caplog.records].count(
+        "this model has layers that are not full attention: each completion is a row of its own in the loss"
+    ) == 1
+
+
+def test_a_picture_token_in_a_completion_is_refused(shipped):
+    with pytest.raises(ValueError, match="a completion must not contain picture tokens"):
+        completion_logps(shipped, render_prompts(shipped, list(MIXED)[:1]), [[[shipped.picture_ids[0]]]], 0.9)

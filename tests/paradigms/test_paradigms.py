@@ -20,14 +20,16 @@ from dcsft.stages.plan import build_task
 from dcsft.stages.runtime import Runtime
 
 Answer = namedtuple("Answer", "token_ids correct finished")
+VARIANTS = {"grpo": [[], ["paradigm.num_iterations=2", "paradigm.max_resamples=1"]]}
+"""Overrides of a paradigm that change what a checkpoint must hold."""
 NAMES = sorted(path.stem for path in (CONF / "paradigm").glob("*.yaml"))
 
 
-def _composed(name):
+def _composed(name, more=()):
     register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", [f"paradigm={name}", "task.num_train=24", "subset=all"])
+        return compose("config", [f"paradigm={name}", "task.num_train=24", "subset=all", *more])
 
 
 EXISTING = [
@@ -41,8 +43,8 @@ class _Killed(Exception):
     pass
 
 
-def _run(name, folder, lora, killed_after=None):
-    cfg = _composed(name)
+def _run(name, more, folder, lora, killed_after=None):
+    cfg = _composed(name, more)
     task, paradigm = build_task(cfg), build(OmegaConf.to_container(cfg.paradigm))
     vlm: VLM = lora()
     examples = task.examples("train")
@@ -67,7 +69,7 @@ def _run(name, folder, lora, killed_after=None):
         if step == killed_after:
             raise _Killed
 
-    setting = setting_of(vlm, task, examples, 6, 0, runtime)
+    setting = setting_of(vlm, task, examples, items, 6, 0, runtime)
     fit("test", vlm, paradigm, items, 8, schedule, 0, 1, setting, folder, runtime, on_step)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()], vlm
 
@@ -76,16 +78,16 @@ def test_the_paradigms_are_found():
     assert {"sft", "rs", "grpo"} <= set(EXISTING)
 
 
-@pytest.mark.parametrize("name", EXISTING)
-def test_it_trains_with_a_finite_changing_loss_and_resumes_to_the_same_trajectory(name, lora, tmp_path):
-    lines, trained = _run(name, tmp_path / "whole", lora)
+@pytest.mark.parametrize(("name", "more"), [(name, more) for name in EXISTING for more in VARIANTS.get(name, [[]])])
+def test_it_trains_with_a_finite_changing_loss_and_resumes_to_the_same_trajectory(name, more, lora, tmp_path):
+    lines, trained = _run(name, more, tmp_path / "whole", lora)
     assert len({line["loss"] for line in lines}) == len(lines) == 3
     assert all(torch.isfinite(torch.tensor([line["loss"], line["grad_norm"]])).all() for line in lines)
     assert any(tensor.abs().sum() > 0 for key, tensor in trained.trainable_state().items() if "lora_B" in key)
     for killed_after in (1, 2):  # between a step's rollouts and the next save
         with pytest.raises(_Killed):
-            _run(name, tmp_path / "resumed", lora, killed_after)
-    again, resumed = _run(name, tmp_path / "resumed", lora)
+            _run(name, more, tmp_path / "resumed", lora, killed_after)
+    again, resumed = _run(name, more, tmp_path / "resumed", lora)
     assert again == lines
     for key, tensor in trained.trainable_state().items():
         assert torch.equal(tensor, resumed.trainable_state()[key]), key

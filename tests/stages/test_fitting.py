@@ -59,7 +59,7 @@ def _fit(
 
     folder.mkdir(exist_ok=True)
     runtime = _runtime(folder)
-    setting = Setting(None, {}, runtime.features(vlm), 8, "tree", 8, 0)  # SFT asks no judge
+    setting = Setting(None, {}, items, runtime.features(vlm), 8, "tree", 8, 0)  # SFT asks no judge
     fit("test", vlm, paradigm or SFT(), items, 6, schedule, 0, 2, setting, folder, runtime, on_step)
     return (folder / "metrics.jsonl").read_text().splitlines()
 
@@ -142,8 +142,8 @@ class _Spoilt(Paradigm):
     def items(self, *_: object) -> list[Item]:
         raise NotImplementedError
 
-    def begin(self, policy: VLM, batch: Sequence[Item], step: int, setting: Setting) -> Begun:
-        return list(batch), {}
+    def begin(self, policy: VLM, batch: Sequence[Item], number: int, setting: Setting) -> Begun:
+        return Begun(list(batch))
 
     def weight(self, rows: Sequence[Item]) -> float:
         return SFT().weight(rows)
