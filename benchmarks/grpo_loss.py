@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from bench_model import build, picture, prompt_tokens, question_of, read_rows
+from bench_model import build, picture, question_of, read_rows
 from measuring import Measured, alternate, console, cpu_rate, peak_mib, publish
 from torch import Tensor
 
@@ -61,8 +61,8 @@ def ways(vlm: VLM, prompts: Prompts, groups: Groups) -> dict[str, Callable[[], T
     flat = [[completion] for group in groups for completion in group]
     return {
         "8 forward passes": lambda: completion_logps_naive(vlm, [prompts] * G, groups, TEMPERATURE)[0],
-        "8 rows a prompt": lambda: (
-            completion_logps_naive(vlm, [repeated], flat, TEMPERATURE)[0].view(len(groups), G, -1)
+        "8 rows a prompt": lambda: completion_logps_naive(vlm, [repeated], flat, TEMPERATURE)[0].view(
+            len(groups), G, -1
         ),
         "dcsft": lambda: completion_logps(vlm, prompts, groups, TEMPERATURE)[0],
     }

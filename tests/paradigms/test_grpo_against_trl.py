@@ -4,13 +4,14 @@ Nothing here runs TRL: the figures are in tests/references/trl_grpo.json.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import FOUNDATION
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcsft.losses.policy_gradient import aggregate, clipped_surrogate, group_advantage, importance_ratio, k3
 from dcsft.models.completion_logps import completion_logps
@@ -26,6 +27,7 @@ CASES = [
     pytest.param(case, id=f"{case['name']}, {'on' if case['on_policy'] else 'off'} policy") for case in FOUND["cases"]
 ]
 G = len(FOUND["rewards"][0])
+Case = dict[str, Any]
 
 
 def _picture(number: int, place: int) -> Picture:
@@ -42,8 +44,6 @@ CONVERSATIONS = [
 @pytest.fixture(scope="module")
 def policy() -> VLM:
     """The shipped model with the adapter of the figures."""
-    from conftest import FOUNDATION
-
     vlm = VLM.load(FOUNDATION)
     vlm.add_lora(**FOUND["lora"], parts=PARTS, seed=0)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def _gradients(vlm: VLM, loss: Tensor) -> dict[str, list[float]]:
     return found
 
 
-def _check(case: dict, loss: Tensor, gradients: dict[str, list[float]]) -> None:
+def _check(case: Case, loss: Tensor, gradients: dict[str, list[float]]) -> None:
     assert float(loss.detach()) == pytest.approx(case["loss"], rel=0, abs=1e-5)
     assert gradients.keys() == case["gradients"].keys()
     assert max(norm for norm, _ in case["gradients"].values()) > 0.01
@@ -73,22 +73,26 @@ def _check(case: dict, loss: Tensor, gradients: dict[str, list[float]]) -> None:
         assert gradients[name] == pytest.approx(expected, rel=1e-5, abs=1e-5), name
 
 
-def _off_policy(rows: list[list[list[float]]], like: Tensor) -> Tensor:
-    logp_old = torch.zeros_like(like)
-    for number, row in enumerate(completion for group in rows for completion in group):
-        logp_old[number, : len(row)] = torch.tensor(row)
-    return logp_old
+def _logp_old(number: int) -> Tensor:
+    """[G, T] log-probabilities of group `number` under an earlier policy."""
+    rows = [torch.tensor(row) for row in FOUND["logp_old"][number]]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_terms_make_trls_loss(policy: VLM, case: dict) -> None:
+def test_the_terms_make_trls_loss(policy: VLM, case: Case) -> None:
     arguments = case["arguments"]
     advantage = group_advantage(torch.tensor(FOUND["rewards"]), arguments["scaling"], FOUND["delta"])
     torch.testing.assert_close(advantage, torch.tensor(case["advantages"]), rtol=0, atol=1e-6)
     prompts = render_prompts(policy, CONVERSATIONS)
     logp, mask = completion_logps(policy, prompts, FOUND["completions"], FOUND["temperature"])
-    logp, mask = logp.flatten(0, 1), mask.flatten(0, 1)
-    logp_old = logp.detach() if case["on_policy"] else _off_policy(FOUND["logp_old"], logp)
+    logp_old = logp.detach()
+    if not case["on_policy"]:
+        logp_old = torch.zeros_like(logp)
+        for number, row in enumerate(logp_old):
+            known = _logp_old(number)
+            row[:, : known.shape[1]] = known
+    logp, mask, logp_old = logp.flatten(0, 1), mask.flatten(0, 1), logp_old.flatten(0, 1)
     ratio = importance_ratio(logp, logp_old, mask, arguments["level"])
     losses, clipped = clipped_surrogate(ratio, advantage.flatten(), arguments["epsilon_low"], arguments["epsilon_high"])
     if arguments["level"] == "token":
@@ -108,36 +112,35 @@ def test_the_terms_make_trls_loss(policy: VLM, case: dict) -> None:
     _check(case, loss, _gradients(policy, loss))
 
 
-@pytest.fixture(scope="module")
-def groups() -> Callable[[str], list[Group]]:
+def _groups(scaling: str, on_policy: bool) -> list[Group]:
     """The prompts with their completions, advantages scaled as asked."""
-
-    def make(scaling: str) -> list[Group]:
-        advantages = group_advantage(torch.tensor(FOUND["rewards"]), scaling, FOUND["delta"])
-        return [
-            Group(
-                Item(f"trl/{number}", messages, (), None),
-                [Completion(tuple(ids), "", 0.0, True) for ids in FOUND["completions"][number]],
-                advantages[number],
-            )
-            for number, messages in enumerate(CONVERSATIONS)
-        ]
-
-    return make
+    rewards = torch.tensor(FOUND["rewards"])
+    advantages = group_advantage(rewards, scaling, FOUND["delta"])
+    return [
+        Group(
+            Item(f"trl/{number}", messages, (), None),
+            [Completion(tuple(ids), "", 0.0, True) for ids in FOUND["completions"][number]],
+            rewards[number],
+            advantages[number],
+            logp_old=None if on_policy else _logp_old(number),
+        )
+        for number, messages in enumerate(CONVERSATIONS)
+    ]
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3])
-@pytest.mark.parametrize("case", [case for case in CASES if case.values[0]["on_policy"]])
-def test_the_paradigm_has_trls_loss(
-    policy: VLM, groups: Callable[[str], list[Group]], case: dict, micro_batch_size: int
-) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_the_paradigm_has_trls_loss_however_the_batch_is_cut(policy: VLM, case: Case, micro_batch_size: int) -> None:
     arguments = case["arguments"]
-    paradigm = GRPO(num_completions=G, temperature=FOUND["temperature"], delta=FOUND["delta"], **arguments)
+    once = dict(num_iterations=1, max_resamples=0, warm_start_batches=0)
+    paradigm = GRPO(num_completions=G, temperature=FOUND["temperature"], delta=FOUND["delta"], **once, **arguments)
     paradigm.max_new_tokens = FOUND["max_tokens"]
-    batch = groups(arguments["scaling"])
+    batch = _groups(arguments["scaling"], case["on_policy"])
     parts = [batch[start : start + micro_batch_size] for start in range(0, len(batch), micro_batch_size)]
     terms = [paradigm.loss(policy, part, batch, None) for part in parts]
     loss = sum(term.loss for term in terms if term.loss is not None)
     _check(case, loss, _gradients(policy, loss))
     rows = sum(sum(term.row_losses) for term in terms)
     assert rows / paradigm.weight(batch) == pytest.approx(case["loss"], rel=0, abs=1e-5)
+    if arguments["kl"] > 0:
+        assert sum(term.metrics["kl"] for term in terms) == pytest.approx(case["kl"], rel=1e-5)
