@@ -49,12 +49,12 @@ def build(folder: Path, num_pictures: int, vocab_size: int | None = None) -> Non
         path = folder / "pictures" / f"{number}.png"
         noise = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
         Image.fromarray(noise).save(path)
-        rows.append({"picture": str(path.resolve()), "answer": NAMES[number % len(NAMES)]})
+        rows.append({"picture": str(path.resolve()), "question": QUESTION, "answer": NAMES[number % len(NAMES)]})
     (folder / "rows.json").write_text(json.dumps(rows))
 
 
 def read_rows(folder: Path) -> list[dict[str, str]]:
-    """One of `picture` (a file) and `answer` for each picture."""
+    """`picture` (a file), `question` and `answer` of each row."""
     return json.loads((folder / "rows.json").read_text())
 
 

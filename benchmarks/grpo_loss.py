@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from bench_model import build, picture, question_of, read_rows
 from measuring import Measured, alternate, console, cpu_rate, peak_mib, publish
 from torch import Tensor
 
+import dcsft.models.completion_logps as completion_logps_module
 from dcsft.models.completion_logps import completion_logps, completion_logps_naive
 from dcsft.models.render import Prompts, render_prompts
 from dcsft.models.vlm import PARTS, VLM
@@ -27,8 +28,13 @@ from dcsft.records import Message
 G, TEMPERATURE = 8, 0.9
 SETTINGS = ((322, 4, 2), (322, 64, 1), (107, 4, 4))
 """Prompt tokens with the picture, completion tokens, prompts a forward pass."""
+CROSSING = ((322, 8, 2), (322, 16, 2), (322, 32, 2), (107, 8, 2), (107, 16, 2), (107, 32, 2))
+"""Where the attention function overtakes the dense mask."""
 REPEATS = 3
 """Passes a round."""
+
+PASSES, ROWS = "8 forward passes", "8 rows a prompt"
+MASK, FUNCTION, RULE = "dcsft, dense mask", "dcsft, attention function", "dcsft"
 
 Groups = list[list[list[int]]]
 
@@ -53,6 +59,11 @@ def case(vlm: VLM, folder: Path, num_tokens: int, width: int, num_prompts: int) 
 
 def ways(vlm: VLM, prompts: Prompts, groups: Groups) -> dict[str, Callable[[], Tensor]]:
     """Each way to log-probabilities [B, G, T]; prompts are rendered already."""
+
+    def shared(long: int) -> Tensor:
+        completion_logps_module.LONG_TOKENS = long
+        return completion_logps(vlm, prompts, groups, TEMPERATURE)[0]
+
     repeated = Prompts(
         *(part.repeat_interleave(G, -2) for part in (prompts.input_ids, prompts.attention_mask, prompts.position_ids)),
         prompts.next_position.repeat_interleave(G, 0),
@@ -97,10 +108,14 @@ def agree(vlm: VLM, found: dict[str, Callable[[], Tensor]]) -> None:
         torch.testing.assert_close(gradients, results[0][1], rtol=0, atol=1e-5)
 
 
-def compare(folder: Path, setting: tuple[int, int, int], rounds: int) -> list[Measured]:
+def compare(
+    folder: Path, setting: tuple[int, int, int], pairs: Sequence[tuple[str, str]], rounds: int
+) -> list[Measured]:
+    """The first way of each pair against the second."""
     vlm = policy(folder)
     prompts, groups = case(vlm, folder, *setting)
     found = ways(vlm, prompts, groups)
+    found = {name: way for name, way in found.items() if any(name in pair for pair in pairs)}
     agree(vlm, found)
 
     def work(way: Callable[[], Tensor]) -> int:
@@ -110,8 +125,7 @@ def compare(folder: Path, setting: tuple[int, int, int], rounds: int) -> list[Me
 
     rates = alternate({name: lambda way=way: cpu_rate(lambda: work(way)) for name, way in found.items()}, rounds)
     name = f"P = {prompts.input_ids.shape[1]}, C = {setting[1]}, {setting[2]} prompts"
-    *others, ours = found
-    return [Measured(name, ours, rates[ours], rates[other], other) for other in others]
+    return [Measured(name, way, rates[way], rates[other], other) for way, other in pairs]
 
 
 def weigh(folder: Path, setting: tuple[int, int, int], side: str) -> None:
@@ -128,7 +142,7 @@ def weigh(folder: Path, setting: tuple[int, int, int], side: str) -> None:
 def memory(folder: Path) -> list[dict[str, object]]:
     found = []
     for setting in SETTINGS:
-        for side in ("8 forward passes", "8 rows a prompt", "dcsft"):
+        for side in (PASSES, ROWS, RULE):
             given = json.dumps([setting, side])
             command = [sys.executable, __file__, "--folder", str(folder), "--weigh", given]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -152,7 +166,10 @@ def main() -> None:
         folder = Path(name)
         build(folder, num_pictures=8)
         weighed = memory(folder)  # first: a child process starts with its parent's peak
-        rows = [row for setting in SETTINGS for row in compare(folder, setting, args.rounds)]
+        rows = [
+            row for setting in SETTINGS for row in compare(folder, setting, [(RULE, PASSES), (RULE, ROWS)], args.rounds)
+        ]
+        rows += [row for setting in CROSSING for row in compare(folder, setting, [(FUNCTION, MASK)], args.rounds)]
     publish("grpo_loss", "passes", rows, f"python benchmarks/grpo_loss.py --rounds {args.rounds}", memory=weighed)
 
 
