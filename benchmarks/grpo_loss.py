@@ -20,7 +20,7 @@ from measuring import Measured, alternate, console, cpu_rate, peak_mib, publish
 from torch import Tensor
 
 import dcsft.models.completion_logps as completion_logps_module
-from dcsft.models.completion_logps import completion_logps, completion_logps_naive
+from dcsft.models.completion_logps import LONG_TOKENS, completion_logps, completion_logps_naive
 from dcsft.models.render import Prompts, render_prompts
 from dcsft.models.vlm import PARTS, VLM
 from dcsft.records import Message
@@ -71,11 +71,11 @@ def ways(vlm: VLM, prompts: Prompts, groups: Groups) -> dict[str, Callable[[], T
     )
     flat = [[completion] for group in groups for completion in group]
     return {
-        "8 forward passes": lambda: completion_logps_naive(vlm, [prompts] * G, groups, TEMPERATURE)[0],
-        "8 rows a prompt": lambda: completion_logps_naive(vlm, [repeated], flat, TEMPERATURE)[0].view(
-            len(groups), G, -1
-        ),
-        "dcsft": lambda: completion_logps(vlm, prompts, groups, TEMPERATURE)[0],
+        PASSES: lambda: completion_logps_naive(vlm, prompts, groups, TEMPERATURE)[0],
+        ROWS: lambda: completion_logps_naive(vlm, repeated, flat, TEMPERATURE)[0].view(len(groups), G, -1),
+        MASK: lambda: shared(long=1_000_000),
+        FUNCTION: lambda: shared(long=0),
+        RULE: lambda: shared(LONG_TOKENS),
     }
 
 
@@ -147,7 +147,7 @@ def memory(folder: Path) -> list[dict[str, object]]:
             command = [sys.executable, __file__, "--folder", str(folder), "--weigh", given]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             found.append(json.loads(output.splitlines()[-1]))
-            console.print("{setting} {side}: {step_mib:.0f} MiB over the model's {loaded_mib:.0f}".format(**found[-1]))
+            console.print("{setting}, {side}: {step_mib:.0f} MiB over the model's {loaded_mib:.0f}".format(**found[-1]))
     return found
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,11 +13,15 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+SWIFT = HERE.parent / ".venv-swift" / "bin" / "python"
+"""Made by `make benchmark`: ms-swift needs other versions of our own dependencies."""
 console = Console()
 
 _PACKAGES = ("torch", "transformers", "peft", "lightning", "trl", "tokenizers")
@@ -55,6 +60,25 @@ def cpu_rate(work: Callable[[], int]) -> float:
     start = time.process_time()
     done = work()
     return done / (time.process_time() - start)
+
+
+def run_side(name: str, python: Path | None, script: str, *arguments: object) -> dict[str, Any]:
+    """What `script` prints last, run in a process of its own, by our Python or another; `name` is for an error."""
+    command = [str(python or sys.executable), str(HERE / script), *map(str, arguments)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def swift_python(given: Path | None) -> Path | None:
+    """The Python with ms-swift, if there is one."""
+    python = given or SWIFT
+    if python.exists():
+        return python
+    console.print(f"ms-swift is left out: there is no {python}; `make benchmark` sets it up")
+    return None
 
 
 def peak_mib() -> float:
