@@ -21,11 +21,13 @@ STEPS = {None: 10, REAL_VOCABULARY: 5}
 """Steps a side runs, by vocabulary."""
 
 
-def compare(folder: Path, vocab_size: int | None, swift: Path | None, rounds: int) -> tuple[list[Measured], list[dict]]:
-    """dcsft against each other side, and the peak memory of all."""
+def compare(
+    folder: Path, vocab_size: int | None, swift: Path | None, rounds: int
+) -> tuple[list[Measured], list[dict], dict[str, str]]:
+    """dcsft against each other side, the peak memory of all, and the versions of ms-swift's environment."""
     build(folder, num_pictures=64, vocab_size=vocab_size)
     memory = defaultdict(list)
-    trained = set()
+    trained, versions = set(), {}
 
     def measure(side: str) -> float:
         script, first = ("swift_sides.py", "grpo") if side == "swift" else ("grpo_sides.py", side)
@@ -34,6 +36,7 @@ def compare(folder: Path, vocab_size: int | None, swift: Path | None, rounds: in
         )
         memory[side].append(found)
         trained.add(found["trained"])
+        versions.update(found.get("versions", {}))
         return found["rate"]
 
     sides = [side for side in NAMES if side != "swift" or swift]
@@ -49,7 +52,7 @@ def compare(folder: Path, vocab_size: int | None, swift: Path | None, rounds: in
     ]
     for peak in peaks:
         console.print("{setting}, {side}: {step_mib:.0f} MiB over the {loaded_mib:.0f} once loaded".format(**peak))
-    return rows, peaks
+    return rows, peaks, versions
 
 
 def main() -> None:
@@ -58,13 +61,13 @@ def main() -> None:
     parser.add_argument("--swift", type=Path, help="the Python of an environment with ms-swift")
     args = parser.parse_args()
     swift = swift_python(args.swift)
-    rows, memory = [], []
+    rows, memory, versions = [], [], {}
     with tempfile.TemporaryDirectory() as name:
         for vocab_size in STEPS:
             folder = Path(name, str(vocab_size))
-            found, peaks = compare(folder, vocab_size, swift, args.rounds)
+            found, peaks, versions = compare(folder, vocab_size, swift, args.rounds)
             rows, memory = rows + found, memory + peaks
-    publish("grpo", "steps", rows, f"python benchmarks/grpo.py --rounds {args.rounds}", memory=memory)
+    publish("grpo", "steps", rows, f"python benchmarks/grpo.py --rounds {args.rounds}", versions, memory=memory)
 
 
 if __name__ == "__main__":

@@ -151,7 +151,8 @@ def weigh(folder: Path, setting: tuple[int, int, int], side: str) -> None:
     loaded = peak_mib()
     for _ in range(2):
         step(vlm, way)
-    print(json.dumps({"setting": setting, "side": side, "loaded_mib": loaded, "step_mib": peak_mib() - loaded}))
+    name = f"P = {prompts.input_ids.shape[1]}, C = {setting[1]}, {setting[2]} prompts"
+    print(json.dumps({"setting": name, "side": side, "loaded_mib": loaded, "step_mib": peak_mib() - loaded}))
 
 
 def memory(folder: Path) -> list[dict[str, object]]:

@@ -20,21 +20,22 @@ STEPS = {2: 24, 16: 11}
 
 def compare(
     folder: Path, batch_size: int, setting: str, sides: list[str], swift: Path | None, rounds: int
-) -> list[Measured]:
-    """dcsft against each other side."""
-    trained = set()
+) -> tuple[list[Measured], dict[str, str]]:
+    """dcsft against each other side, and the versions of ms-swift's environment."""
+    trained, versions = set(), {}
 
     def measure(side: str) -> float:
         script, first = ("swift_sides.py", "sft") if side == "swift" else ("sft_sides.py", side)
         python = swift if side == "swift" else None
         found = run_side(NAMES[side], python, script, first, folder, batch_size, STEPS[batch_size])
         trained.add(found["trained"])
+        versions.update(found.get("versions", {}))
         return found["rate"]
 
     rates = alternate({NAMES[side]: lambda side=side: measure(side) for side in sides}, rounds)
     assert len(trained) == 1, f"the sides must train the same parameters, got {trained}"
     ours = NAMES["dcsft"]
-    return [Measured(setting, ours, rates[ours], rates[other], other) for other in rates if other != ours]
+    return [Measured(setting, ours, rates[ours], rates[other], other) for other in rates if other != ours], versions
 
 
 def main() -> None:
@@ -48,12 +49,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         small, large = Path(name, "small"), Path(name, "large")
         build(small, num_pictures=64)
-        for batch_size in STEPS:
-            rows += compare(small, batch_size, f"batch {batch_size}", sides, swift, args.rounds)
         build(large, num_pictures=64, vocab_size=REAL_VOCABULARY)
-        setting = f"batch 2, vocabulary {REAL_VOCABULARY:,}"
-        rows += compare(large, 2, setting, [side for side in sides if side != "bare"], swift, rounds=1)
-    publish("sft", "steps", rows, f"python benchmarks/sft.py --rounds {args.rounds}")
+        settings = [(small, size, f"batch {size}", sides) for size in STEPS]
+        others = [side for side in sides if side != "bare"]
+        settings.append((large, 2, f"batch 2, vocabulary {REAL_VOCABULARY:,}", others))
+        for folder, batch_size, setting, some in settings:
+            found, versions = compare(folder, batch_size, setting, some, swift, args.rounds)
+            rows += found
+    publish("sft", "steps", rows, f"python benchmarks/sft.py --rounds {args.rounds}", versions)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -24,7 +25,9 @@ G, TOKENS = 8, 8
 WARM_UP = 2
 
 
-def _declare_operators() -> torch.library.Library:
+def _declare_operators() -> torch.library.Library | None:
+    if torch.version.cuda is not None:
+        return None
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -103,7 +106,7 @@ def _arguments(task: str, folder: Path, batch_size: int, steps: int, out: Path) 
 
 def main() -> None:
     task, folder, batch_size, steps = sys.argv[1:]
-    library = _declare_operators()
+    library = _declare_operators()  # declared for as long as it is referred to
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
@@ -115,13 +118,13 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _train(task: str, config: dict[str, object], arguments: list[str]) -> dict[str, float]:
+def _train(task: str, config: dict[str, object], arguments: list[str]) -> dict[str, object]:
+    ends: list[float] = []
+    found: dict[str, object] = {}
     from swift.pipelines import rlhf_main, sft_main
     from swift.rewards import ORM, orms
     from swift.template.templates.qwen import Qwen2VLTemplate
     from transformers import Trainer, TrainerCallback
-
-    ends, found = [], {}
 
     class Ticks(TrainerCallback):
         def on_train_begin(self, args: object, state: object, control: object, model: torch.nn.Module, **_) -> None:
@@ -150,7 +153,13 @@ def _train(task: str, config: dict[str, object], arguments: list[str]) -> dict[s
     Trainer.train = train
     (sft_main if task == "sft" else rlhf_main)(arguments)
     steps = len(ends) - WARM_UP
-    return {"rate": steps / (ends[-1] - ends[WARM_UP - 1]), "step_mib": _peak_mib() - found["loaded_mib"], **found}
+    packages = {"ms-swift": "ms-swift", "its transformers": "transformers", "its trl": "trl", "its peft": "peft"}
+    return {
+        "rate": steps / (ends[-1] - ends[WARM_UP - 1]),
+        "step_mib": _peak_mib() - found["loaded_mib"],
+        "versions": {name: version(package) for name, package in packages.items()},
+        **found,
+    }
 
 
 if __name__ == "__main__":
