@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -112,7 +113,7 @@ class VLM:
     def pad_id(self) -> int:
         return self.processor.tokenizer.pad_token_id
 
-    @property
+    @cached_property
     def picture_ids(self) -> list[int]:
         """Placeholder tokens of pictures and videos, which an answer must never contain."""
         config = self.model.config
@@ -186,8 +187,12 @@ class VLM:
         """Inside, the model answers as it did before LoRA: a reference that costs no memory."""
         if self.peft is None:
             raise ValueError("reference() must be called on a LoRA model, got full tuning; use tuning=lora")
-        with self.peft.disable_adapter():
+        layers = self.peft.base_model  # PeftModel.disable_adapter does the same, after a look at every layer's state
+        layers.disable_adapter_layers()
+        try:
             yield
+        finally:
+            layers.enable_adapter_layers()
 
     @property
     def vision_frozen(self) -> bool:
