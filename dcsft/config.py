@@ -1,7 +1,7 @@
-"""The typed schema of the configuration, and the checks that Hydra cannot make.
+"""The checks of the configuration that Hydra cannot make, and what a user is told of an error.
 
 `task`, `reward` and `paradigm` hold constructor arguments of the class that `_target_` names: that class's signature
-is their schema. Everything else is a dataclass here.
+is their schema. Everything else is a dataclass in schema.py.
 """
 
 import ast
@@ -10,7 +10,7 @@ import errno
 import importlib
 import importlib.util
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,171 +18,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from dcsft.schema import Config
 
 CONF = Path(__file__).parent.parent / "conf"
 _SHOWN = 20
-STAGES = ("foundation", "cold_start", "label", "train", "evaluate", "report")
-
-
-@dataclass
-class FoundationPhase:
-    steps: int = MISSING
-    batch_size: int = MISSING
-    lr: float = MISSING
-    weight_decay: float = MISSING
-    warmup_steps: int = MISSING
-
-
-@dataclass
-class FoundationMix:
-    num_pictures: int = MISSING
-    digits: float = MISSING
-    styles: list[float] = MISSING
-    alias_levels: list[float] = MISSING
-    alias_shares: list[float] = MISSING
-    seed: int = MISSING
-
-
-@dataclass
-class Foundation:
-    seed: int = MISSING
-    vocab_size: int = MISSING
-    hidden_size: int = MISSING
-    num_layers: int = MISSING
-    num_heads: int = MISSING
-    vision_hidden_size: int = MISSING
-    vision_depth: int = MISSING
-    mix: FoundationMix = field(default_factory=FoundationMix)
-    vision: FoundationPhase = field(default_factory=FoundationPhase)
-    language: FoundationPhase = field(default_factory=FoundationPhase)
-
-
-@dataclass
-class Model:
-    name: str = MISSING
-    path: str | None = None
-    dtype: str = MISSING
-    min_pixels: int = MISSING
-    max_pixels: int = MISSING
-    square_pictures: bool = MISSING
-    from_scratch: bool = False
-    foundation: Foundation | None = None
-
-
-@dataclass
-class Seeds:
-    data: int = MISSING
-    cold_start: int = MISSING
-    label: int = MISSING
-    train: int = MISSING
-
-
-@dataclass
-class Optimization:
-    steps: int | None = MISSING
-    epochs: float | None = MISSING
-    batch_size: int = MISSING
-    lr: float = MISSING
-    betas: list[float] = MISSING
-    weight_decay: float = MISSING
-    warmup_ratio: float = MISSING
-    max_grad_norm: float = MISSING
-
-
-@dataclass
-class ColdStart(Optimization):
-    parts: list[str] = MISSING
-
-
-@dataclass
-class Train(Optimization):
-    class_metrics_every: int = MISSING
-    eval_every: int | None = MISSING
-
-
-@dataclass
-class Sampling:
-    temperature: float = MISSING
-    top_p: float = MISSING
-    top_k: int = MISSING
-    max_new_tokens: int = MISSING
-
-
-@dataclass
-class LabelStage:
-    num_samples: int = MISSING
-    temperature: float = MISSING
-    top_p: float = MISSING
-    top_k: int = MISSING
-
-
-@dataclass
-class Subset:
-    name: str = MISSING
-    size: Any = None
-    min_pass_rate: float | None = None
-    max_pass_rate: float | None = None
-
-
-@dataclass
-class Tuning:
-    name: str = MISSING
-    r: int | None = None
-    alpha: int | None = None
-    dropout: float | None = None
-    parts: list[str] = MISSING
-
-
-@dataclass
-class Engine:
-    name: str = MISSING
-    decoding: str = "tree"
-
-
-@dataclass
-class Trainer:
-    name: str = MISSING
-    device: str = MISSING
-    threads: int | None = None
-    micro_batch_size: int = MISSING
-    generation_batch_size: int = MISSING
-    checkpoint_every: int = MISSING
-    feature_cache_gb: float = MISSING
-
-
-@dataclass
-class Logger:
-    name: str = MISSING
-    project: str | None = None
-    entity: str | None = None
-    group: str | None = None
-
-
-@dataclass
-class Config:
-    """One experiment."""
-
-    stage: str = MISSING
-    seed: int = MISSING
-    seeds: Seeds = field(default_factory=Seeds)
-    hard_ratio: Any = MISSING
-    outputs: str = MISSING
-    sweep: str | None = None
-    model: Model = field(default_factory=Model)
-    task: Any = MISSING
-    reward: Any = MISSING
-    subset: Subset = field(default_factory=Subset)
-    paradigm: Any = MISSING
-    tuning: Tuning = field(default_factory=Tuning)
-    engine: Engine = field(default_factory=Engine)
-    trainer: Trainer = field(default_factory=Trainer)
-    logger: Logger = field(default_factory=Logger)
-    max_new_tokens: int = MISSING
-    cold_start: ColdStart = field(default_factory=ColdStart)
-    label: LabelStage = field(default_factory=LabelStage)
-    train: Train = field(default_factory=Train)
+STAGES = ("distill", "foundation", "cold_start", "label", "train", "export", "evaluate", "report")
+ATTENTION = ("auto", "sdpa", "flash_attention_2", "eager")
 
 
 def register() -> None:
@@ -287,6 +131,71 @@ def _unknown_keys(node: DictConfig, prefix: str) -> list[str]:
     ]
 
 
+def _engine_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with the engine and with distillation, which needs a server."""
+    engine, distill = cfg.engine, cfg.distill
+    if engine.name != "server":
+        wrong = [
+            (cfg.stage != "distill", f"engine must be server with stage=distill, got {engine.name}; add engine=server"),
+            (
+                engine.url is None,
+                f"engine.url must be null with engine={engine.name}, got {engine.url}; add engine=server",
+            ),
+        ]
+        return [problem for holds, problem in wrong if not holds]
+    stages = list(engine.stages)
+    price = engine.usd_per_million_tokens
+    wrong = [
+        (
+            re.match(r"https?://[^/\s]", engine.url or "") is not None,
+            f"engine.url must begin with http:// or https://, got {engine.url}; set engine.url=http://HOST:PORT/v1",
+        ),
+        (
+            engine.model is not None,
+            "engine.model must be the model's name at the server, got null; set engine.model=NAME",
+        ),
+        (
+            bool(stages) and set(stages) <= {"label", "evaluate"},
+            f"engine.stages must be some of label, evaluate, got {stages}; training samples from the policy's own "
+            "weights, which a server does not follow",
+        ),
+        (
+            engine.extensions or not cfg.label.top_k,
+            f"label.top_k must be 0 with engine.extensions=false, got {cfg.label.top_k}; the protocol itself has none",
+        ),
+        (
+            engine.extensions or "evaluate" not in stages or cfg.evaluate.repetition_penalty == 1,
+            "evaluate.repetition_penalty must be 1.0 with engine.extensions=false and engine.stages=[evaluate], got "
+            f"{cfg.evaluate.repetition_penalty}; the protocol itself has none",
+        ),
+        (
+            "label" not in stages or not cfg.paradigm.get("warm_start_batches", 0),
+            "paradigm.warm_start_batches must be 0 with labels of a server, got more; a server's log-probabilities are "
+            "not known",
+        ),
+        (
+            price is None or (len(price) == 2 and min(price) >= 0),
+            f"engine.usd_per_million_tokens must be [input, output] in dollars, got {price}",
+        ),
+        (
+            bool(distill.splits) and set(distill.splits) <= {"cold_start", "train"},
+            f"distill.splits must be some of cold_start, train, got {list(distill.splits)}",
+        ),
+        (
+            distill.temperature > 0 or (distill.temperature == 0 and distill.num_samples == 1),
+            f"distill.temperature must be positive, or 0 with distill.num_samples=1, got {distill.temperature}; "
+            "greedy answers do not differ",
+        ),
+        (engine.num_retries >= 0, f"engine.num_retries must not be negative, got {engine.num_retries}"),
+        (engine.parity_check >= 0, f"engine.parity_check must be 0 (off) or positive, got {engine.parity_check}"),
+    ]
+    for name in ("concurrency", "samples_per_request", "timeout_s", "patience_s", "backoff_s"):
+        wrong.append((engine[name] > 0, f"engine.{name} must be positive, got {engine[name]}"))
+    for name in ("num_samples", "max_new_tokens"):
+        wrong.append((distill[name] >= 1, f"distill.{name} must be at least 1, got {distill[name]}"))
+    return [problem for holds, problem in wrong if not holds]
+
+
 def check(cfg: DictConfig) -> None:
     """Everything that can be found wrong before anything is loaded, all at once.
 
@@ -334,13 +243,19 @@ def check(cfg: DictConfig) -> None:
     for name, node in (("cold_start", cfg.cold_start), ("tuning", cfg.tuning)):
         unknown = set(node.parts) - {"llm", "vision", "merger"}
         require(not unknown and bool(node.parts), f"{name}.parts must be some of llm, vision, merger, got {node.parts}")
-    label = cfg.label
+    label, sampled = cfg.label, cfg.label.name == "sampled"
     require(label.num_samples >= 1, f"label.num_samples must be at least 1, got {label.num_samples}")
-    require(label.temperature > 0, f"label.temperature must be positive, got {label.temperature}; greedy has no spread")
-    require(0 < label.top_p <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
-    require(label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
+    require(
+        not sampled or (label.temperature or 0) > 0,
+        f"label.temperature must be positive, got {label.temperature}; greedy has no spread",
+    )
+    require(not sampled or 0 < (label.top_p or 0) <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
+    require(not sampled or label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
+    require(not sampled or label.of_model is None, "label.of_model must be null with label=sampled; use label=release")
     require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
-    require(cfg.engine.name == "shared_prefix", f"engine={cfg.engine.name} is not there yet; use engine=shared_prefix")
+    penalty = cfg.evaluate.repetition_penalty
+    require(penalty > 0, f"evaluate.repetition_penalty must be positive, got {penalty}; 1.0 is off")
+    problems += _engine_problems(cfg)
     require(
         cfg.engine.decoding in ("tree", "expand"),
         f"engine.decoding must be tree or expand, got {cfg.engine.decoding!r}",
@@ -355,11 +270,8 @@ def check(cfg: DictConfig) -> None:
         cfg.tuning.name == "full" or min(cfg.tuning.r or 0, cfg.tuning.alpha or 0) > 0,
         f"tuning.r and tuning.alpha must be positive, got {cfg.tuning.r} and {cfg.tuning.alpha}",
     )
-    require(
-        not (cfg.paradigm["name"] == "grpo" and cfg.tuning.name == "full" and cfg.paradigm.get("kl", 0) > 0),
-        "paradigm.kl must be 0 with tuning=full, got a penalty; the reference is the policy without its adapter: "
-        "use tuning=lora",
-    )
+    if cfg.paradigm["name"] == "grpo":
+        problems += _grpo_problems(cfg)
     require(
         cfg.model.foundation is not None or not cfg.model.from_scratch,
         f"model.from_scratch must be false with model={cfg.model.name}; only model=tiny has a foundation recipe",
@@ -369,10 +281,48 @@ def check(cfg: DictConfig) -> None:
         f"stage=foundation must have model=tiny model.from_scratch=true, got model={cfg.model.name} "
         f"model.from_scratch={str(cfg.model.from_scratch).lower()}; shipped and downloaded weights need no training",
     )
+    require(
+        cfg.model.attention in ATTENTION,
+        f"model.attention must be one of {', '.join(ATTENTION)}, got {cfg.model.attention!r}",
+    )
+    for name in ("min_pixels", "max_pixels", "max_tiles"):
+        value = cfg.model[name]
+        require(value is None or value >= 1, f"model.{name} must be null or at least 1, got {value}")
     for group in ("reward", "task", "paradigm"):
         problems += _target_problems(cfg, group)
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _grpo_problems(cfg: DictConfig) -> list[str]:
+    """What the policy's rollouts and the labelling's must have in common, and what needs a reference model."""
+    paradigm, label, problems = cfg.paradigm, cfg.label, []
+    full = cfg.tuning.name == "full"
+    if full and paradigm.get("kl", 0) > 0:
+        problems.append(
+            f"paradigm.kl must be 0 with tuning=full, got {paradigm['kl']}; the reference is the policy without its "
+            "adapter: use tuning=lora"
+        )
+    warm = paradigm.get("warm_start_batches", 0)
+    if full and warm > 1:
+        problems.append(
+            f"paradigm.warm_start_batches must be 0 or 1 with tuning=full, got {warm}; later ones are compared with "
+            "the reference, which is the policy without its adapter: use tuning=lora"
+        )
+    if warm:
+        ours = (paradigm["temperature"], 1.0, 0)
+        theirs = (label.temperature, label.top_p, label.top_k)
+        if ours != theirs:
+            problems.append(
+                "paradigm.warm_start_batches must be 0 unless labelling samples as the policy does, got label."
+                f"temperature={theirs[0]} top_p={theirs[1]} top_k={theirs[2]} where the policy has {ours[0]}, 1.0 and 0"
+            )
+        if label.num_samples < paradigm["num_completions"]:
+            problems.append(
+                f"label.num_samples must be at least paradigm.num_completions={paradigm['num_completions']} for a warm "
+                f"start, got {label.num_samples}; raise it or set paradigm.warm_start_batches=0"
+            )
+    return problems
 
 
 def explain(error: Exception) -> str | None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from dcsft.boxes import Frame
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -54,9 +56,11 @@ class Example:
     question: str | None = None
     """The question, where it differs from row to row."""
     options: tuple[str, ...] = ()
-    """The options of a multiple-choice question, in order: "A" names the first."""
+    """The options of a multiple-choice question, in order: "A" names the first; "" where its text is not known."""
     group: str | None = None
     """A part of the split that is reported on its own, e.g. "novel" or "seen" classes."""
+    frame: Frame | None = None
+    """The coordinates of the boxes in the target and in the answers, where they are boxes."""
     noisy: bool | None = None
     """Whether the target is known to be wrong (only synthetic data knows)."""
 
@@ -105,7 +109,8 @@ class Label:
     example_id: str
     num_samples: int
     """Judged samples; those that cannot be judged do not count."""
-    num_correct: int
+    num_correct: int | None
+    """None: some but not all, how many is not known. The paper's release only says "medium"."""
 
     @property
     def difficulty(self) -> Difficulty:
@@ -115,6 +120,6 @@ class Label:
         return "hard" if self.num_correct == 0 else "medium"
 
     @property
-    def pass_rate(self) -> float:
-        """Share of judged samples that are right, in [0, 1]."""
-        return self.num_correct / self.num_samples
+    def pass_rate(self) -> float | None:
+        """Share of judged samples that are right, in [0, 1]; None where it is not known."""
+        return None if self.num_correct is None else self.num_correct / self.num_samples

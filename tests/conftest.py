@@ -1,7 +1,7 @@
 """One thread, no network; the shipped model and the miniatures."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -10,6 +10,7 @@ import pytest
 import torch
 from miniatures import FAMILIES, miniature
 from PIL import Image
+from tiny_server import TinyServer
 from transformers.utils import logging
 
 import dcsft.models
@@ -37,6 +38,21 @@ def shipped() -> VLM:
 def vlm() -> VLM:
     """The model of the package, the test's own."""
     return VLM.load(FOUNDATION)
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[TinyServer]:
+    """A server process that holds the model of the package."""
+    server = TinyServer(FOUNDATION).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(running_server: TinyServer) -> TinyServer:
+    """The server process, well-behaved."""
+    running_server.behave()
+    return running_server
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import other_miniatures
 import torch
 from PIL import Image
 from transformers import (
@@ -33,6 +34,8 @@ from dcsft.records import Message, Picture
 from dcsft.seeding import stream
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen2_5_vl_windowed", "qwen3_vl")
+"""Qwen's; `ALL` has the others too."""
+ALL = (*FAMILIES, "internvl", "llava_onevision", "gemma3", "mllama")
 WITH_FEATURES = FAMILIES[:3]
 """Those that take picture features computed earlier."""
 
@@ -95,19 +98,24 @@ def _model(family: str) -> PreTrainedModel:
 
 def miniature(family: str, seed: int = 0) -> VLM:
     """A fresh one, in eval mode."""
-    model = _model(family)
+    torch.manual_seed(seed)  # what stays as it was initialised
+    model = _model(family) if family in FAMILIES else other_miniatures.model(family, WORDS)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 1:
                 parameter.add_(0.1 * noise)  # norms and biases
+                if name.endswith("gate"):
+                    parameter.add_(1)  # mllama's pictures come in through gates, closed in a fresh model
             else:
                 embedding = "embed_tokens" in name
                 parameter.copy_(noise * (0.3 if embedding else parameter[0].numel() ** -0.5))
-    model.generation_config.eos_token_id = [tokenizer().eos_token_id, tokenizer().pad_token_id]
-    model.generation_config.pad_token_id = tokenizer().pad_token_id
-    return VLM(model.eval(), _processor(family))
+    processor = _processor(family) if family in FAMILIES else other_miniatures.processor(family, WORDS)
+    vlm = VLM(model.eval(), processor)
+    model.generation_config.eos_token_id = [vlm.end_of_turn_id, vlm.pad_id]
+    model.generation_config.pad_token_id = vlm.pad_id
+    return vlm
 
 
 def picture(name: str, width: int = 56, height: int = 56) -> Picture:
@@ -139,11 +147,15 @@ def log_probs(vlm: VLM, messages: Sequence[Message], answer: Sequence[int], temp
     chat = [{"role": m.role, "content": [_part(content) for content in m.content]} for m in messages]
     text = vlm.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     images = [part.open() for m in messages for part in m.content if isinstance(part, Picture)]
-    inputs = dict(vlm.processor(text=[text], images=images or None, return_tensors="pt"))
+    encoded = vlm.processor(
+        text=[text], images=[images] if images else None, add_special_tokens=False, return_tensors="pt"
+    )
     tail = torch.tensor([list(answer)])
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], tail], 1)
+    inputs = dict(encoded) | {"input_ids": torch.cat([encoded["input_ids"], tail], 1)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    inputs["mm_token_type_ids"] = (inputs["input_ids"] == vlm.model.config.image_token_id).int()
+    for name in {"mm_token_type_ids", "token_type_ids", "cross_attention_mask"} & set(inputs):
+        field = encoded[name]  # no picture after the prompt; mllama looks on at the last one
+        inputs[name] = torch.cat([field, field[:, -1:].expand(-1, len(answer), *field.shape[2:])], 1)
     with torch.no_grad():
         logits = vlm.model(**inputs, use_cache=False).logits[0, -len(answer) - 1 : -1].float()
     logits[:, vlm.picture_ids] = float("-inf")

@@ -11,9 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcsft.config import CONF, check, leaf_names, register
 from dcsft.stages.gather import sweep_cells
-from dcsft.stages.plan import NOT_KEYED, arm_name, build_task, plan
+from dcsft.stages.plan import NOT_KEYED, arm_name, build_task, difficulties, plan
 
 SWEEPS = CONF.parent / "sweeps"
+SERVER = ("engine=server", "engine.url=http://localhost:8000/v1", "engine.model=policy")
 CHOICES = sorted((folder.name, file.stem) for folder in CONF.iterdir() if folder.is_dir() for file in folder.glob("*"))
 
 
@@ -33,8 +34,7 @@ def test_the_groups_are_found():
 def test_every_choice_composes_without_a_missing_value(group, choice):
     cfg = composed(f"{group}={choice}")
     OmegaConf.resolve(cfg)
-    missing = OmegaConf.missing_keys(cfg)
-    assert not missing or group == "engine"  # the server engine's keys come with its code
+    assert not OmegaConf.missing_keys(cfg)
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
@@ -45,7 +45,11 @@ def test_every_choice_whose_code_exists_passes_the_checks(group, choice):
             with pytest.raises(ValueError, match="which is not there yet"):
                 check(cfg)
             return
-    if (group, choice) in {("engine", "server"), ("trainer", "multi_gpu")}:
+    if (group, choice) == ("engine", "server"):
+        with pytest.raises(ValueError, match=r"engine.url must begin with http.*\nengine.model must be"):
+            check(cfg)
+        cfg = composed("engine=server", "engine.url=http://localhost:8000/v1", "engine.model=policy")
+    if (group, choice) == ("trainer", "multi_gpu"):
         with pytest.raises(ValueError, match="not there yet"):
             check(cfg)
         return
@@ -77,6 +81,38 @@ def test_imagenet_is_the_papers_run():
     assert (label.num_samples, label.temperature, label.top_p, label.top_k) == (8, 0.9, 1.0, 0)
 
 
+def test_reasoning_is_the_papers_run():
+    cfg = composed("task=mmk12", "subset=em")
+    assert (cfg.train.steps, cfg.task.num_train, cfg.task.num_cold_start, cfg.max_new_tokens) == (400, 6400, 400, 4096)
+    assert cfg.model.path == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert cfg.evaluate.repetition_penalty == 1.1
+    expected = cfg.task.expected
+    assert (expected.mmmu + expected.mmmu_open, expected.math_verse, sum(expected.values())) == (900, 2180, 8892)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "beta"),
+    [
+        (["task=mmk12"], 0.001),
+        (["task=mmk12", "arm=grpo"], 0.001),
+        (["task=icons"], 0.04),
+        (["task=refcoco"], 0.04),
+        (["task=mmk12", "kl=0.01"], 0.01),
+        (["task=mmk12", "paradigm.kl=0"], 0),
+    ],
+)
+def test_the_task_sets_beta_and_the_command_line_still_wins(overrides, beta):
+    assert composed("paradigm=grpo", *overrides).paradigm.kl == beta
+
+
+def test_the_repetition_penalty_enters_the_key_of_what_is_evaluated_with_it():
+    before, after = _keys(composed()), _keys(composed("evaluate.repetition_penalty=1.1"))
+    assert {stage for stage in before if before[stage] != after[stage]} == {"evaluate"}
+    curve = "train.eval_every=5"  # a run that evaluates on its way
+    before, after = _keys(composed(curve)), _keys(composed(curve, "evaluate.repetition_penalty=1.1"))
+    assert {stage for stage in before if before[stage] != after[stage]} == {"train", "evaluate"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -90,16 +126,62 @@ def test_imagenet_is_the_papers_run():
             "task.label_noize is not a key of dcsft.tasks.icons.Icons; did you mean 'label_noise'?",
         ),
         (["train.epochs=1"], "train must have a budget in steps or in epochs, got steps=250 epochs=1"),
+        (["model.attention=flash"], "model.attention must be one of auto, sdpa, flash_attention_2, eager, got 'flash'"),
+        (["model.max_tiles=0"], "model.max_tiles must be null or at least 1, got 0"),
         (["stage=lable"], "stage must be one of"),
         (["subset.size=-1"], "subset.size must be null, 'equal' or a positive number"),
         (["label.temperature=0"], "label.temperature must be positive"),
+        (["evaluate.repetition_penalty=0"], "evaluate.repetition_penalty must be positive, got 0"),
+        (["paradigm=grpo", "tuning=full"], "paradigm.kl must be 0 with tuning=full, got 0.04; "),
+        (
+            ["paradigm=grpo", "paradigm.warm_start_batches=1", "label.top_k=50"],
+            "paradigm.warm_start_batches must be 0 unless labelling samples as the policy does, got label.temperature="
+            "0.9 top_p=1.0 top_k=50 where the policy has 0.9, 1.0 and 0",
+        ),
+        (
+            ["paradigm=grpo", "paradigm.warm_start_batches=1", "label.num_samples=4"],
+            "label.num_samples must be at least paradigm.num_completions=8 for a warm start, got 4; ",
+        ),
+        (
+            ["paradigm=grpo", "paradigm.kl=0", "paradigm.warm_start_batches=2", "tuning=full"],
+            "paradigm.warm_start_batches must be 0 or 1 with tuning=full, got 2; ",
+        ),
+        (["label.of_model=qwen2_5_vl_3b"], "label.of_model must be null with label=sampled; use label=release"),
         (["tuning.parts=[head]"], "tuning.parts must be some of llm, vision, merger"),
         (["task=imagenet", "model.from_scratch=true"], "model.from_scratch must be false"),
+        (["stage=distill"], "engine must be server with stage=distill, got shared_prefix; add engine=server"),
+        (["engine.url=http://a/v1"], "engine.url must be null with engine=shared_prefix, got http://a/v1"),
+        ([*SERVER, "engine.url=a:8000"], "engine.url must begin with http:// or https://, got a:8000"),
+        ([*SERVER, "engine.stages=[train]"], "engine.stages must be some of label, evaluate, got ['train']"),
+        (
+            [*SERVER, "engine.extensions=false", "engine.stages=[evaluate]", "evaluate.repetition_penalty=1.1"],
+            "evaluate.repetition_penalty must be 1.0 with engine.extensions=false and engine.stages=[evaluate], got 1.1; ",
+        ),
+        ([*SERVER, "engine.extensions=false", "label.top_k=5"], "label.top_k must be 0 with engine.extensions=false"),
+        ([*SERVER, "paradigm=grpo", "paradigm.warm_start_batches=1"], "paradigm.warm_start_batches must be 0 with"),
+        ([*SERVER, "engine.usd_per_million_tokens=[3]"], "engine.usd_per_million_tokens must be [input, output]"),
+        ([*SERVER, "engine.concurrency=0"], "engine.concurrency must be positive, got 0"),
+        ([*SERVER, "distill.splits=[id]"], "distill.splits must be some of cold_start, train, got ['id']"),
+        ([*SERVER, "distill.temperature=0"], "distill.temperature must be positive, or 0 with distill.num_samples=1"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_allowed(overrides, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         check(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "label=release must come with task.release=DIR, got none; its labels are of its own rows"),
+        (["+task.release=DIR", "paradigm=rs"], "label must be sampled with paradigm=rs subset=em, got release, which"),
+        (["+task.release=DIR", "subset=pass_rate"], "label must be sampled with paradigm=sft subset=pass_rate, got"),
+        (["+task.release=DIR"], "label.of_model must be one of qwen2_5_vl_3b, qwen2_5_vl_7b, got 'tiny'"),
+    ],
+)
+def test_what_needs_sampled_answers_is_refused_with_the_labels_of_the_release(overrides, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        difficulties(composed("label=release", *overrides))
 
 
 def test_all_problems_are_said_at_once():
@@ -129,10 +211,18 @@ _SPECIAL = {
     "train.epochs": 1.0,
     "cold_start.steps": 3,
     "train.eval_every": 5,
+    "label.of_model": "qwen2_5_vl_3b",
+    "label.counts": {"qwen2_5_vl_3b": [1, 1, 1]},
     "model.path": "somewhere",
     "model.dtype": "bfloat16",
+    "model.max_tiles": 4,
     "paradigm._target_": "dcsft.paradigms.other.Other",
+    "engine.extensions": False,
+    "engine.extra_body": {"min_p": 0.1},
+    "engine.usd_per_million_tokens": [1.0, 2.0],
 }
+_NUMBERS = ("concurrency", "timeout_s", "num_retries", "patience_s", "backoff_s", "parity_check", "samples_per_request")
+_SPECIAL |= {f"engine.{name}": 3 for name in _NUMBERS}
 
 
 def _keys(cfg) -> dict[str, str]:
@@ -174,6 +264,38 @@ def test_a_change_of_the_test_sets_leaves_the_training_where_it_is():
 def test_three_training_seeds_share_one_labelling():
     before, after = _keys(composed()), _keys(composed("seeds.train=1"))
     assert {stage for stage in before if before[stage] != after[stage]} == {"train", "evaluate"}
+
+
+def test_labels_of_a_server_are_keyed_by_what_determines_them():
+    local, server = _keys(composed()), _keys(composed(*SERVER))
+    assert {stage for stage in local if local[stage] != server[stage]} == {"label", "train", "evaluate"}
+    elsewhere = (
+        *("engine=server", "engine.url=https://host/v1", "engine.model=other", "engine.concurrency=1"),
+        *("engine.timeout_s=1", "engine.patience_s=1", "engine.parity_check=0", "engine.api_key_env=KEY"),
+    )
+    assert _keys(composed(*elsewhere)) == server
+    for change in ("+engine.extra_body.repetition_penalty=1.1", "engine.extensions=false"):
+        assert _keys(composed(*SERVER, change))["label"] != server["label"]
+    evaluate = _keys(composed(*SERVER, "engine.stages=[evaluate]"))
+    assert {stage for stage in local if local[stage] != evaluate[stage]} == {"evaluate"}
+
+
+def test_a_distillation_is_keyed_by_its_teacher_and_its_questions():
+    def key(*overrides: str) -> str:
+        keys = _keys(composed("stage=distill", *SERVER, *overrides))
+        assert set(keys) == {"distill"}
+        return keys["distill"]
+
+    same = ("engine.url=https://host/v1", "engine.usd_per_million_tokens=[1,2]", "task.num_test=7", "train.lr=1e-3")
+    assert {key(one) for one in same} == {key()}
+    others = (
+        "engine.model=other",
+        "distill.num_samples=2",
+        "distill.system=Think.",
+        "task.num_train=7",
+        "seeds.label=9",
+    )
+    assert len({key(), *map(key, others)}) == 1 + len(others)
 
 
 def test_the_foundation_is_trained_when_asked_for():

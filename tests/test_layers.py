@@ -28,7 +28,9 @@ def test_a_file_opens_with_what_it_is_and_can_be_read_at_one_sitting(path):
     assert len(text.splitlines()) <= 420, "think twice at 300 lines"
 
 
-@pytest.mark.parametrize("folder", ["records.py", "rewards", "tasks", "config.py", "artefacts.py", "stages/plan.py"])
+@pytest.mark.parametrize(
+    "folder", ["records.py", "rewards", "tasks", "config.py", "artefacts.py", "stages/plan.py", "stages/distill.py"]
+)
 def test_these_import_without_torch(folder):
     module = "dcsft." + folder.removesuffix(".py").replace("/", ".")
     code = f"import sys, {module}; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"

@@ -104,6 +104,41 @@ def test_killed_at_arbitrary_moments_it_ends_as_if_never_killed(undisturbed, tmp
         pd.testing.assert_frame_equal(ours[name], table, check_exact=True, obj=name)
 
 
+def test_grpo_killed_between_rollouts_and_updates_ends_as_if_never_killed(undisturbed, tmp_path):
+    """Two updates a batch and a checkpoint every third step: some fall between the updates of one batch."""
+    more = ("paradigm=grpo", "paradigm.num_iterations=2", "paradigm.max_resamples=1", "trainer.checkpoint_every=3")
+    whole, killed = undisturbed[0], tmp_path
+    results = numbers(run(whole, *more))
+    chance = random.Random(1)
+    for steps in (2, 7, 15):
+        process = subprocess.Popen(
+            command(killed, *more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None:
+            metrics = list((killed / "store" / "train").glob("*.partial/metrics.jsonl"))
+            if metrics and len(metrics[0].read_text().splitlines()) >= steps:
+                break
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.2))
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert numbers(run(killed, *more)) == results
+    ours, theirs = payload(killed), payload(whole)
+    for name, table in ours.items():
+        pd.testing.assert_frame_equal(table, theirs[name], check_exact=True, obj=name)
+    assert any(name.endswith("completions.jsonl") for name in ours)
+
+
+def test_a_group_of_one_is_refused_before_anything_is_computed(tmp_path):
+    finished = run(tmp_path, "paradigm=grpo", "paradigm.num_completions=1")
+    assert finished.returncode != 0
+    assert finished.stderr.strip() == (
+        "paradigm.num_completions must be at least 2, got 1; an advantage compares a group"
+    )
+    assert not (tmp_path / "store" / "cold_start").exists()
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_is_said_in_one_line_and_the_next_run_goes_on(tmp_path, undisturbed, stop):
     process = subprocess.Popen(command(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -153,7 +188,7 @@ def test_labels_do_not_depend_on_the_batch_size(undisturbed, tmp_path):
         (["tain.lr=1"], "did you mean 'train.lr'?"),
         (["hard_ratio=1.5"], "hard_ratio must be"),
         (["task=folder"], "task.train must be"),
-        (["task=imagenet"], "not there yet"),
+        (["task=imagenet"], "set task.root=DIR"),
         (["trainer=gpu"], "must have a GPU"),
         (["model.path=/nowhere"], "model.path must be"),
     ],

@@ -42,6 +42,23 @@ def test_the_whole_answer_counts(text: str, target: str) -> None:
     assert (score.correct, score.reward) == (False, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("text", "target", "correct"),
+    [
+        ("House.", "house", True),
+        (" ..house.. \n", "house", True),
+        ("house", "house.", True),
+        ("jack-o'-lantern.", "Jack-o'-Lantern", True),
+        ("house .", "house", False),  # space is taken off first, once, as in the paper's release
+        ("house!", "house", False),
+        ("a house.", "house", False),
+        (".", "house", False),
+    ],
+)
+def test_full_stops_around_the_answer_do_not_matter_where_the_rule_says_so(text, target, correct) -> None:
+    assert Exact(strip=".")(text, target).correct is correct
+
+
 def test_the_answer_is_what_was_read_with_its_case() -> None:
     assert Exact()("  A House\n", "house") == Score(correct=False, reward=0.0, answer="A House", parts={})
 

@@ -17,6 +17,8 @@ class Sampling:
         top_k: 0 is off.
         max_new_tokens: an answer is cut there.
         seed: of the random streams.
+        repetition_penalty: logits of tokens that stand in the prompt or the answer so far are divided by it where they
+            are positive and multiplied where they are negative (CTRL, arXiv 1909.05858, section 4.1); 1 is off.
     """
 
     temperature: float
@@ -24,11 +26,12 @@ class Sampling:
     top_k: int
     max_new_tokens: int
     seed: int
+    repetition_penalty: float = 1.0
 
     @classmethod
-    def greedy(cls, max_new_tokens: int) -> "Sampling":
+    def greedy(cls, max_new_tokens: int, repetition_penalty: float = 1.0) -> "Sampling":
         """The most likely token at every step: how everything is evaluated."""
-        return cls(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=max_new_tokens, seed=0)
+        return cls(0.0, 1.0, 0, max_new_tokens, seed=0, repetition_penalty=repetition_penalty)
 
 
 @dataclass(frozen=True)

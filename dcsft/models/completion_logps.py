@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dcsft.models import prefix_attention
-from dcsft.models.render import Prompts, append_completions
+from dcsft.models.render import Prompts, append_completions, continued
 from dcsft.models.vlm import VLM
 
 # B prompts, P prompt tokens (left-padded), G completions a prompt, T completion tokens (right-padded), S = P + G T,
@@ -63,7 +63,7 @@ def completion_logps(
         attention_mask=attention_mask,
         position_ids=torch.cat([prompts.position_ids, later], -1),
         use_cache=False,
-        **prompts.vision,
+        **continued(vlm, prompts.vision, group * width),
     )
     # The prompt's last token predicts each completion's first token; a completion's token predicts its next.
     first = hidden[:, length - 1 : length, None].expand(-1, -1, group, -1).transpose(1, 2)

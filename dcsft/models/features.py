@@ -96,7 +96,7 @@ class FeatureCache:
         )
         device = self.vlm.device
         grids = pixels["image_grid_thw"]
-        self.vlm.count_pictures(grids, backward=False)
+        self.vlm.meter.count_patches(int(grids.prod(-1).sum()), self.vlm.visual)
         features = encode_pictures(self.vlm.visual, pixels["pixel_values"].to(device), grids.to(device))
         return [(feature.to("cpu", self._dtype), grid) for feature, grid in zip(features, grids, strict=True)]
 

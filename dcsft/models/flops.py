@@ -1,49 +1,43 @@
-"""Floating-point operations of the passes a model makes, by the usual count of parameters.
+"""Floating-point operations that a model really makes, counted where they happen: in its linear layers.
 
-Forward: 2 N a token. Backward through a layer: 2 N for the gradient of its input, whether frozen or trained, and 2 N
-more for the gradient of each trained weight. N of a part is its matrix weights; attention scores, norms and embeddings
+A layer of N weights takes 2 N a position forward, 2 N more backward if a gradient is wanted of its input, and 2 N more
+if its weights are trained. So a frozen layer below everything that is trained costs its forward pass alone, one above
+costs 4 N, and a LoRA matrix 6 N of its own few weights. Padding counts: it is computed. Attention scores, norms and
 look-ups are left out.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from torch import nn
-
-
-def num_weights(module: nn.Module, trained_only: bool = False) -> int:
-    """Matrix weights of `module`, embedding tables left out."""
-    tables = {id(inner.weight) for inner in module.modules() if isinstance(inner, nn.Embedding)}
-    return sum(
-        parameter.numel()
-        for parameter in module.parameters()
-        if parameter.ndim >= 2 and id(parameter) not in tables and (parameter.requires_grad or not trained_only)
-    )
+import torch
+from torch import Tensor, nn
 
 
 @dataclass
 class Meter:
-    """Adds up the work of a model."""
+    """Adds up the work of a model that it watches."""
 
     flops: float = 0.0
     tokens: int = 0
     """Tokens that went through the language model."""
     patches: int = 0
     """Picture patches that went through the vision tower."""
-    _weights: dict[tuple[int, bool], int] = field(default_factory=dict)
-    """Counted once a module: counting takes milliseconds, and a step has many passes."""
 
-    def forget(self) -> None:
-        """Count weights again: others are trained now, or adapters were added."""
-        self._weights.clear()
+    def watch(self, model: nn.Module) -> None:
+        """Count the work of all linear layers of `model`; call it again when adapters have been added."""
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and self._count not in module._forward_hooks.values():
+                module.register_forward_hook(self._count)
 
-    def _num_weights(self, module: nn.Module, trained_only: bool) -> int:
-        key = (id(module), trained_only)
-        if key not in self._weights:
-            self._weights[key] = num_weights(module, trained_only)
-        return self._weights[key]
+    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        passes = 1
+        # Within a backward pass, what runs is a recomputation (gradient checkpointing) of what was counted before.
+        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            passes += inputs[0].requires_grad + module.weight.requires_grad
+        self.flops += 2.0 * output.numel() * module.in_features * passes
 
-    def add(self, module: nn.Module, positions: int, backward: bool) -> None:
-        """`positions` tokens or patches through `module`, forward and perhaps backward."""
-        self.flops += 2.0 * positions * self._num_weights(module, False) * (2 if backward else 1)
-        if backward:
-            self.flops += 2.0 * positions * self._num_weights(module, True)
+    def count_patches(self, num_patches: int, tower: nn.Module) -> None:
+        """Patches enter `tower` through its convolution, which is also computed as a matrix product: not by a hook."""
+        weight = next(module.weight for module in tower.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+        trained = torch.is_grad_enabled() and weight.requires_grad
+        self.patches += num_patches
+        self.flops += 2.0 * num_patches * weight.numel() * (1 + trained)

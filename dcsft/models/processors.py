@@ -12,6 +12,8 @@ from transformers.models.auto import video_processing_auto
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
+from dcsft.models.families import Family
+
 
 class SettingsOnlyVideoProcessor(VideoProcessorMixin):
     """Holds a video processor's settings; cannot process a video."""
@@ -61,15 +63,36 @@ def allow_missing_torchvision() -> None:
     transformers.processing_utils.transformers_module.VideoProcessorMixin = VideoProcessorMixin
 
 
-def load_processor(path: str | Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ProcessorMixin:
-    """The processor saved at `path` (or on the Hub), its picture size bounded to [min_pixels, max_pixels]."""
+def load_processor(path: str | Path) -> ProcessorMixin:
+    """The processor saved at `path`, or on the Hub."""
     allow_missing_torchvision()
-    processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-    size = dict(processor.image_processor.size)
-    if min_pixels is not None:
-        size["shortest_edge"] = min_pixels
-    if max_pixels is not None:
-        size["longest_edge"] = max_pixels
+    return AutoProcessor.from_pretrained(path, trust_remote_code=False)
+
+
+def limit_pictures(
+    processor: ProcessorMixin, family: Family, min_pixels: int | None, max_pixels: int | None, max_tiles: int | None
+) -> None:
+    """Bound the size at which pictures are seen; None leaves the processor's own bound.
+
+    Raises:
+        ValueError: the family has no such bound.
+    """
+    pictures = processor.image_processor
+    if not family.pixel_limits and (min_pixels, max_pixels) != (None, None):
+        raise ValueError(
+            f"model.min_pixels and model.max_pixels must be null for a model that cuts pictures into tiles or squares, "
+            f"got {min_pixels} and {max_pixels}; "
+            + ("set model.max_tiles" if family.tile_limit else "its size is fixed")
+        )
+    if family.tile_limit is None and max_tiles is not None:
+        raise ValueError(f"model.max_tiles must be null, got {max_tiles}; this model has no choice of tiles")
     # Set on the object: as arguments of from_pretrained these are silently ignored by some checkpoints' settings.
-    processor.image_processor.size = size
-    return processor
+    if family.pixel_limits:
+        size = dict(pictures.size)
+        if min_pixels is not None:
+            size["shortest_edge"] = min_pixels
+        if max_pixels is not None:
+            size["longest_edge"] = max_pixels
+        pictures.size = size
+    elif max_tiles is not None:
+        setattr(pictures, family.tile_limit, max_tiles)

@@ -37,7 +37,7 @@ class Prompts:
     next_position: Int[Tensor, "B 1"]
     """Position of the first completion token."""
     vision: dict[str, object]
-    """Pixels, or features computed earlier, under the model's own argument names."""
+    """Pixels, or features computed earlier, and what else the processor says, under the model's own argument names."""
 
     @property
     def lengths(self) -> list[int]:
@@ -71,6 +71,9 @@ def render_prompts(
         conversations: B of them.
         features: picks up features of the pictures instead of encoding pixels; only where
             `vlm.takes_picture_features`.
+
+    Raises:
+        ValueError: the rows must not stand in one batch.
     """
     texts = [
         vlm.processor.apply_chat_template(_chat(messages), tokenize=False, add_generation_prompt=True)
@@ -80,6 +83,11 @@ def render_prompts(
         [content for message in messages for content in message.content if isinstance(content, Picture)]
         for messages in conversations
     ]
+    if vlm.family.equal_pictures and len({len(row) for row in pictures}) > 1:
+        raise ValueError(
+            f"rows of a batch must have equally many pictures with {vlm.model.config.model_type}, got "
+            f"{', '.join(str(len(row)) for row in pictures)}; set trainer.micro_batch_size=1"
+        )
     if features is None or not any(pictures):
         encoded = _with_pixels(vlm, texts, pictures)
     else:
@@ -97,6 +105,7 @@ def _with_pixels(vlm: VLM, texts: list[str], pictures: list[list[Picture]]) -> d
         images=images if any(images) else None,
         padding=True,
         padding_side="left",
+        add_special_tokens=False,  # the template has written all of them, the first of the text too
         return_tensors="pt",
     )
     return dict(encoded.to(vlm.device))
@@ -171,9 +180,39 @@ def tokenize_answer(vlm: VLM, text: str) -> list[int]:
         ValueError: the text contains a picture placeholder.
     """
     ids = vlm.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if set(ids) & set(vlm.picture_ids):
+    if set(ids) & set(vlm.placeholder_ids):
         raise ValueError(f"an answer must not contain picture tokens, got {text!r}; clean the dataset's targets")
     return [*ids, vlm.end_of_turn_id]
+
+
+def continued(vlm: VLM, vision: dict[str, object], width: int) -> dict[str, object]:
+    """`vision`, with its fields that have a value for each token prolonged over `width` completion tokens.
+
+    The prompt ends in text, and so does what follows it: each such field repeats its last value.
+    """
+    longer = dict(vision)
+    for name in set(vlm.family.token_fields) & set(vision):
+        field = vision[name]
+        longer[name] = torch.cat([field, field[:, -1:].expand(-1, width, *field.shape[2:])], 1)
+    return longer
+
+
+def require_fit(vlm: VLM, prompts: Prompts, names: Sequence[str], num_answer_tokens: Sequence[int]) -> None:
+    """Nothing is ever truncated.
+
+    Args:
+        names: of the B rows, for the message.
+        num_answer_tokens: that each needs room for.
+
+    Raises:
+        ValueError: prompt and answer of a row are longer than the model's context.
+    """
+    for name, prompt, answer in zip(names, prompts.lengths, num_answer_tokens, strict=True):
+        if prompt + answer > vlm.context_length:
+            raise ValueError(
+                f"prompt and answer must fit the model's context of {vlm.context_length} tokens, got {prompt} + "
+                f"{answer} for {name}; make pictures smaller (model.max_pixels or model.max_tiles) or leave the row out"
+            )
 
 
 def append_completions(vlm: VLM, prompts: Prompts, completions: Sequence[Sequence[int]]) -> Sequences:
@@ -196,7 +235,7 @@ def append_completions(vlm: VLM, prompts: Prompts, completions: Sequence[Sequenc
         "attention_mask": attention_mask if not bool(prompts.attention_mask.all()) else None,
         "position_ids": torch.cat([prompts.position_ids, later], -1),
         "use_cache": False,
-        **prompts.vision,
+        **continued(vlm, prompts.vision, width),
     }
     return Sequences(inputs, ids, mask)
 

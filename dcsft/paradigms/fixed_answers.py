@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dcsft.losses.cross_entropy import row_losses
-from dcsft.models.render import FeatureSource, append_completions, completion_logits, render_prompts
+from dcsft.models.render import FeatureSource, append_completions, completion_logits, render_prompts, require_fit
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Begun, Item, LossTerm, Paradigm, Setting
 
@@ -22,6 +22,7 @@ class FixedAnswers(Paradigm):
         self, policy: VLM, rows: Sequence[Item], batch: Sequence[Item], features: FeatureSource | None
     ) -> LossTerm:
         prompts = render_prompts(policy, [row.messages for row in rows], features)
+        require_fit(policy, prompts, [row.id for row in rows], [row.num_tokens for row in rows])
         sequences = append_completions(policy, prompts, [row.answer_ids for row in rows])
         losses = row_losses(*completion_logits(policy, sequences), num_rows=len(rows))
         return LossTerm(losses.sum() / self.weight(batch), losses.detach().tolist())

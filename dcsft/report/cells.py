@@ -45,6 +45,8 @@ class Cell:
     """metrics.jsonl: a JSON object per training step; None for the baseline."""
     curve: Path | None
     """curve.csv: step, split, n, correct; None unless the run was evaluated on its way."""
+    completions: Path | None = None
+    """completions.jsonl: some completions of each step; None unless training samples."""
 
 
 def finished(cells: Sequence[Cell]) -> list[Cell]:

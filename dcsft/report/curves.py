@@ -15,7 +15,7 @@ from dcsft.report.statistics import mean_t_interval, wilson
 _QUANTITIES = {"loss": "loss", "grad_norm": "gradient norm"}
 
 
-def _metrics(path: Path) -> pd.DataFrame:
+def read_metrics(path: Path) -> pd.DataFrame:
     """metrics.jsonl, indexed by step."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return pd.DataFrame(lines, columns=["step"] if not lines else None).set_index("step")
@@ -23,7 +23,7 @@ def _metrics(path: Path) -> pd.DataFrame:
 
 def _curves(group: Sequence[Cell]) -> dict[tuple[str, str], pd.Series]:
     """(quantity, difficulty) -> its mean over the seeds of an arm, by step, where it was logged."""
-    frames = [_metrics(cell.metrics) for cell in group if cell.metrics is not None]
+    frames = [read_metrics(cell.metrics) for cell in group if cell.metrics is not None]
     if not frames:
         return {}
     merged = pd.concat(frames)

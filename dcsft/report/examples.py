@@ -1,6 +1,7 @@
 """Example pictures per difficulty with the answers they were given (the paper's Figure S2)."""
 
 import base64
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,41 @@ def shown_examples(cells: Sequence[Cell], pictures: Pictures | None) -> tuple[in
             images = pictures(cell, chosen["id"].tolist()) if pictures is not None else {}
             return cell.seed, [_shown(row, answers, images) for row in chosen.to_dict("records")]
     return None, []
+
+
+@dataclass(frozen=True)
+class ShownCompletion:
+    """What the policy answered while it was trained."""
+
+    arm: str
+    seed: int
+    step: int
+    id: str
+    difficulty: str | None
+    text: str
+    times: int
+    reward: float
+    advantage: float
+
+
+def shown_completions(cells: Sequence[Cell], moments: int = 4) -> list[ShownCompletion]:
+    """Completions of the first cell that has some, at evenly spread steps; equal ones are counted."""
+    for cell in sorted(cells, key=lambda cell: cell.seed):
+        if cell.completions is None:
+            continue
+        rows = pd.DataFrame([json.loads(line) for line in cell.completions.read_text(encoding="utf-8").splitlines()])
+        steps = rows["step"].unique()
+        chosen = sorted({steps[round(i * (len(steps) - 1) / max(1, moments - 1))] for i in range(moments)})
+        found = []
+        for step in chosen:
+            group = rows[rows["step"] == step].to_dict("records")
+            counts = Counter((row["text"], row["reward"], row["advantage"]) for row in group)
+            for (text, reward, advantage), times in sorted(counts.items(), key=lambda item: (-item[0][1], -item[1])):
+                short = text if len(text) <= _LONGEST_ANSWER else text[: _LONGEST_ANSWER - 1] + "…"
+                where = (cell.arm, cell.seed, int(step), group[0]["id"], group[0]["difficulty"])
+                found.append(ShownCompletion(*where, short, times, reward, advantage))
+        return found
+    return []
 
 
 def _shown(row: dict, answers: dict[str, pd.DataFrame], images: dict[str, bytes]) -> ShownExample:

@@ -27,6 +27,7 @@ from dcsft.report.canvas import (
     drawing,
 )
 from dcsft.report.cells import BASELINE, Cell, by_arm, label_files, split_names, split_title
+from dcsft.report.costs import total_time, update_shares
 from dcsft.report.curves import accuracy_curve, training_curves
 from dcsft.report.frames import accuracy_frame, difference_frame, judged, level
 from dcsft.report.tables import points
@@ -122,6 +123,8 @@ def difficulty(cells: Sequence[Cell]) -> Figure | None:
         return None
     labels = {f"seed {seed}": pd.read_parquet(path) for path, seed in files.items()}
     caption = "Easy: all sampled answers right. Hard: none. Medium: the rest."
+    if any(frame["num_correct"].isna().any() for frame in labels.values()):  # the paper's release has no rates
+        return Figure("difficulty", "Difficulty of the training set", caption, (_shares(labels),))
     caption += " Pass rates are averaged over seeds." if len(labels) > 1 else ""
     return Figure("difficulty", "Difficulty of the training set", caption, (_shares(labels), _pass_rates(labels)))
 
@@ -182,15 +185,23 @@ def _pass_rates(labels: dict[str, pd.DataFrame]) -> Panel:
 
 
 def pass_rate_histogram(labels: Path) -> ConsoleTable:
-    """The pass rates of labels.parquet as bars for the terminal (rich): a row for each of 0 ... G right."""
-    most, counts = _histogram(pd.read_parquet(labels))
-    shown = ConsoleTable("right", "", "examples", "share", box=None, header_style="dim", title="Pass rates")
+    """The pass rates of labels.parquet as bars for the terminal (rich): a row for each of 0 ... G right.
+
+    Where rates are not known, as in the paper's release, a row for each difficulty.
+    """
+    frame = pd.read_parquet(labels)
+    if frame["num_correct"].isna().any():
+        title, names = "Difficulty", list(DIFFICULTIES)
+        rows, counts = names, np.array([(frame["difficulty"] == name).sum() for name in names])
+    else:
+        title, (most, counts) = "Pass rates", _histogram(frame)
+        names = [_class_of(right, most) for right in range(most + 1)]
+        rows = [f"{right}/{most}" + ("" if name == "medium" else f" {name}") for right, name in enumerate(names)]
+    shown = ConsoleTable("right", "", "examples", "share", box=None, header_style="dim", title=title)
     shown.columns[2].justify = shown.columns[3].justify = "right"
-    for right, count in enumerate(counts):
-        name = _class_of(right, most)
+    for row, name, count in zip(rows, names, counts, strict=True):
         bar = Bar(float(counts.max()), 0, float(count), width=40, color=DIFFICULTY_COLOURS[name])
-        label = f"{right}/{most}" + ("" if name == "medium" else f" {name}")
-        shown.add_row(label, bar, f"{count:,}", f"{100 * count / counts.sum():.1f} %")
+        shown.add_row(row, bar, f"{count:,}", f"{100 * count / counts.sum():.1f} %")
     return shown
 
 
@@ -254,6 +265,8 @@ FIGURES: tuple[Callable[[Sequence[Cell]], Figure | None], ...] = (
     training_curves,
     hard_ratio,
     accuracy_curve,
+    update_shares,
+    total_time,
 )
 
 

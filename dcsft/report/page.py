@@ -12,7 +12,7 @@ from markupsafe import Markup
 from dcsft.records import DIFFICULTIES
 from dcsft.report.canvas import Figure, Panel
 from dcsft.report.cells import BASELINE, Cell, by_arm, finished, missing
-from dcsft.report.examples import Pictures, shown_examples
+from dcsft.report.examples import Pictures, shown_completions, shown_examples
 from dcsft.report.figures import all_figures
 from dcsft.report.frames import accuracy_frame, cost_frame, difference_frame, training_frame
 from dcsft.report.renderers import latex, markdown
@@ -96,6 +96,7 @@ def _page(
         unjudged=sum(cell.results["difficulty"]["unjudged"] for cell in _one_per_seed(cells)),
         difficulties=DIFFICULTIES,
         examples=examples,
+        completions=shown_completions(cells),
         examples_seed=seed,
         rates=sorted({(example.num_correct, example.num_samples) for example in examples}),
         style=Markup(here.joinpath("style.css").read_text(encoding="utf-8")),

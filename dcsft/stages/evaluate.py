@@ -16,9 +16,9 @@ SCORES = "scores.parquet"
 _SHARD = 512
 
 
-def count_correct(task: Task, engine: Engine, split: str, max_new_tokens: int) -> tuple[int, int]:
+def count_correct(task: Task, engine: Engine, split: str, sampling: Sampling) -> tuple[int, int]:
     """Judged answers and right ones on one test set."""
-    groups = rollouts(task, engine, task.examples(split), 1, Sampling.greedy(max_new_tokens))
+    groups = rollouts(task, engine, task.examples(split), 1, sampling)
     judged = [group[0].score.correct for group in groups if group[0].score.correct is not None]
     return len(judged), sum(judged)
 
@@ -39,7 +39,7 @@ def score_row(example: Example, answer: Rollout) -> dict[str, object]:
     }
 
 
-def run(folder: Path, vlm: VLM, task: Task, max_new_tokens: int, runtime: Runtime) -> None:
+def run(folder: Path, vlm: VLM, task: Task, sampling: Sampling, runtime: Runtime) -> None:
     """Evaluate `vlm` on every test set of `task` into `folder`; shards that are on disk are not answered again."""
     ledger = Ledger(folder)
     vlm.model.requires_grad_(False)
@@ -51,7 +51,7 @@ def run(folder: Path, vlm: VLM, task: Task, max_new_tokens: int, runtime: Runtim
             some = examples[start : start + _SHARD]
             shard = folder / f"{start:08d}.parquet"
             if not shard.exists():
-                groups = rollouts(task, engine, some, 1, Sampling.greedy(max_new_tokens))
+                groups = rollouts(task, engine, some, 1, sampling)
                 rows = [score_row(example, group[0]) for example, group in zip(some, groups, strict=True)]
                 write_table(shard, pd.DataFrame(rows))
             tables.append(pd.read_parquet(shard))

@@ -98,7 +98,7 @@ def fit(
             trainer = L.Trainer(
                 accelerator="cpu" if runtime.device == "cpu" else "gpu",
                 devices=1,
-                precision="32-true" if vlm.model.dtype == torch.float32 else "bf16-mixed",
+                precision="32-true" if vlm.dtype == torch.float32 else "bf16-mixed",
                 max_steps=schedule.steps,
                 max_epochs=-1,
                 logger=False,
@@ -118,7 +118,7 @@ def fit(
                 raise KeyboardInterrupt from stop
         if trainer.global_step < schedule.steps:  # stopped early, by whatever Lightning heeds: not a finished run
             raise KeyboardInterrupt
-    vlm.model.eval()
+    vlm.finish()
 
 
 def forget_checkpoint(folder: Path) -> None:

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from hydra import compose, version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 
 from dcsft.artefacts import Artefact, Store
 from dcsft.config import CONF, check
+from dcsft.report.boxes import draw_boxes
 from dcsft.report.cells import Cell
 from dcsft.stages.plan import arm_name, build_task, plan
 from dcsft.stages.results import results_of
@@ -42,18 +44,27 @@ def cell_of(
         rollouts=file("label", "rollouts.parquet"),
         metrics=file("train", "metrics.jsonl"),
         curve=file("train", "curve.csv"),
+        completions=file("train", "completions.jsonl"),
     )
 
 
 def pictures_of(tasks: Mapping[Path | None, Task]) -> Callable[[Cell, Sequence[str]], dict[str, bytes]]:
-    """Returns PNG bytes of a cell's training examples by their ids; `tasks` are known by their cells' labels."""
+    """Returns PNG bytes of a cell's training examples by their ids; `tasks` are known by their cells' labels.
+
+    Where answers are boxes, they and the true one are drawn over the picture.
+    """
 
     def pictures(cell: Cell, ids: Sequence[str]) -> dict[str, bytes]:
         found = {}
         examples = {example.id: example for example in tasks[cell.labels].examples("train")}
         for name in ids:
+            example = examples[name]
+            picture = example.pictures[0].open()
+            if example.frame is not None and cell.rollouts is not None:
+                answers = pd.read_parquet(cell.rollouts, columns=["text"], filters=[("id", "==", name)])["text"]
+                picture = draw_boxes(picture, example.frame, example.target, answers.tolist())
             buffer = BytesIO()
-            examples[name].pictures[0].open().save(buffer, "PNG")
+            picture.save(buffer, "PNG")
             found[name] = buffer.getvalue()
         return found
 

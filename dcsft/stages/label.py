@@ -14,7 +14,7 @@ from dcsft.generation.rollouts import rollouts
 from dcsft.models.vlm import VLM
 from dcsft.records import Example, Label, Rollout
 from dcsft.stages.runtime import Ledger, Runtime
-from dcsft.tasks.task import Task
+from dcsft.tasks.task import Task, check_judge
 
 LABELS, ROLLOUTS = "labels.parquet", "rollouts.parquet"
 _SHARD = 256
@@ -70,7 +70,7 @@ def read_labels(folder: Path) -> list[Label]:
     table = pd.read_parquet(folder / LABELS)
     table = table[table["num_samples"] > 0]
     return [
-        Label(name, int(samples), int(correct))
+        Label(name, int(samples), None if pd.isna(correct) else int(correct))
         for name, samples, correct in zip(table["id"], table["num_samples"], table["num_correct"], strict=True)
     ]
 
@@ -78,6 +78,7 @@ def read_labels(folder: Path) -> list[Label]:
 def run(folder: Path, vlm: VLM, task: Task, num_samples: int, sampling: Sampling, runtime: Runtime) -> None:
     """Label the training split into `folder`."""
     examples = task.examples("train")
+    check_judge(task, examples)
     vlm.model.requires_grad_(False)
     engine = runtime.engine(vlm)
     ledger = Ledger(folder)

@@ -4,6 +4,7 @@
 and finds it here or in a recipe.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib.resources import files
@@ -14,9 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcsft.artefacts import Artefact
 from dcsft.config import build
+from dcsft.records import Difficulty
+from dcsft.tasks.imagenet_release import released_difficulties
 from dcsft.tasks.task import Task
 
-VERSIONS = {"foundation": 1, "cold_start": 1, "label": 1, "train": 1, "evaluate": 1}
+VERSIONS = {"distill": 1, "foundation": 1, "cold_start": 1, "label": 1, "train": 1, "evaluate": 1}
 """Raised for a stage when its code changes what the same recipe means."""
 
 NOT_KEYED = {
@@ -24,13 +27,19 @@ NOT_KEYED = {
     "outputs": "where the results are kept",
     "sweep": "a name for people",
     "seed": "only the default of seeds.*",
+    "kl": "only the default of paradigm.kl",
     "trainer": "hardware; nothing in it changes a number beyond float rounding",
-    "engine": "two exact ways to the same samples, up to float rounding",
+    "engine": "two exact ways to the same samples, up to float rounding; a server's answers are keyed, see _server",
+    "distill": "enters the key of stage=distill, which no other stage needs",
     "logger": "who is told",
     "model.name": "a name for people; path, dtype and pixels say which model",
+    "model.attention": "kernels for the same numbers, up to float rounding",
+    "model.gradient_checkpointing": "the same gradient with less memory",
     "model.square_pictures": "only the default of task.square",
+    "model.boxes": "only the default of task.boxes; it enters with the targets",
     "model.foundation": "the foundation's recipe; with shipped weights it is checked against theirs",
     "task.name": "a name for people",
+    "label.name": "the recipes of the choices differ anyway",
 }
 
 SHIPPED_FOUNDATION = Path(str(files("dcsft.models").joinpath("foundation")))
@@ -56,6 +65,30 @@ def _data(cfg: DictConfig, task: Task, split: str) -> dict[str, Any]:
     return {"task": cfg.task["_target_"], "question": cfg.task["question"], **task.identity(split)}
 
 
+def _server(cfg: DictConfig, stage: str) -> dict[str, Any]:
+    """What the samples of a stage depend on where a server draws them, besides its model, which the parents name.
+
+    Where it is and how patient we are do not matter. Nothing for the local engine.
+    """
+    engine = cfg.engine
+    if engine.name != "server" or stage not in engine.stages:
+        return {}
+    names = ("name", "extensions", "samples_per_request", "extra_body")
+    return {"engine": {name: plain(engine[name]) for name in names}}
+
+
+def _distill(cfg: DictConfig, task: Task) -> Artefact:
+    """A teacher's verified answers; the teacher is known by its name alone."""
+    recipe = {
+        "data": {split: _data(cfg, task, split) for split in cfg.distill.splits},
+        "teacher": {"model": cfg.engine.model, "extra_body": plain(cfg.engine.extra_body)},
+        "distill": plain(cfg.distill),
+        "reward": plain(cfg.reward),
+        "seed": cfg.seeds.label,
+    }
+    return Artefact("distill", VERSIONS["distill"], recipe, {})
+
+
 def foundation_recipe(cfg: DictConfig) -> dict[str, Any]:
     """What determines the tiny model's weights."""
     pixels = {"min_pixels": cfg.model.min_pixels, "max_pixels": cfg.model.max_pixels}
@@ -74,6 +107,8 @@ def _foundation(cfg: DictConfig) -> Artefact | None:
 def _model(cfg: DictConfig) -> dict[str, Any]:
     """Which weights the cold start begins with, where no foundation stage makes them."""
     settings = {name: cfg.model[name] for name in ("path", "dtype", "min_pixels", "max_pixels")}
+    if cfg.model.max_tiles is not None:
+        settings["max_tiles"] = cfg.model.max_tiles
     if cfg.model.foundation is not None and cfg.model.path is None and not cfg.model.from_scratch:
         shipped = json.loads((SHIPPED_FOUNDATION / "recipe.json").read_text())
         if shipped["recipe"] != foundation_recipe(cfg):
@@ -85,11 +120,35 @@ def _model(cfg: DictConfig) -> dict[str, Any]:
     return settings
 
 
+def _set_values(node: DictConfig) -> dict[str, Any]:
+    """The values of a node that are set, without the name of the choice."""
+    return {key: value for key, value in plain(node).items() if value is not None and key != "name"}
+
+
+def difficulties(cfg: DictConfig) -> dict[str, Difficulty]:
+    """The release's difficulty of each training example, by its id.
+
+    Raises:
+        ValueError: its files are not there, or something else needs sampled answers.
+    """
+    if cfg.task.get("release") is None:
+        raise ValueError("label=release must come with task.release=DIR, got none; its labels are of its own rows")
+    if cfg.paradigm["name"] == "rs" or cfg.subset.name == "pass_rate":
+        raise ValueError(
+            f"label must be sampled with paradigm={cfg.paradigm['name']} subset={cfg.subset.name}, got release, which "
+            "has no answers and says only easy, medium or hard; use label=sampled"
+        )
+    released = released_difficulties(cfg.task["release"], cfg.label.of_model, plain(cfg.label.counts))
+    return {picture.training_id: difficulty for picture, difficulty in released.items()}
+
+
 def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
     """The artefacts of one run by stage, in the order they are computed.
 
     The baseline (subset=none) has no train stage: its evaluation hangs on the cold start.
     """
+    if cfg.stage == "distill":
+        return {"distill": _distill(cfg, task)}
     artefacts: dict[str, Artefact] = {}
 
     def add(stage: str, recipe: Mapping[str, Any], *parents: str) -> None:
@@ -100,6 +159,7 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
     if foundation is not None:
         artefacts["foundation"] = foundation
     tests = {split: _data(cfg, task, split) for split in task.tests}
+    evaluation = {"data": tests, "judge": _judge(cfg), "evaluate": plain(cfg.evaluate)}
     add(
         "cold_start",
         {
@@ -110,16 +170,21 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
         },
         "foundation",
     )
-    add(
-        "label",
-        {
-            "data": _data(cfg, task, "train"),
-            "label": plain(cfg.label),
-            "judge": _judge(cfg),
-            "seed": cfg.seeds.label,
-        },
-        "cold_start",
-    )
+    if cfg.label.name == "release":  # no model labels, so none is a parent
+        labels = hashlib.sha256(json.dumps(sorted(difficulties(cfg).items())).encode()).hexdigest()
+        add("label", {"data": _data(cfg, task, "train"), "label": _set_values(cfg.label), "labels": labels})
+    else:
+        add(
+            "label",
+            {
+                "data": _data(cfg, task, "train"),
+                "label": _set_values(cfg.label),
+                "judge": _judge(cfg),
+                "seed": cfg.seeds.label,
+                **_server(cfg, "label"),
+            },
+            "cold_start",
+        )
     if cfg.subset.name != "none":
         add(
             "train",
@@ -131,12 +196,12 @@ def plan(cfg: DictConfig, task: Task) -> dict[str, Artefact]:
                 "train": plain(cfg.train),
                 "seed": cfg.seeds.train,
                 # Only the curve of a run that evaluates on its way depends on the test sets.
-                "tests": {"data": tests, "judge": _judge(cfg)} if cfg.train.eval_every else None,
+                "tests": evaluation if cfg.train.eval_every else None,
             },
             "cold_start",
             "label",
         )
-    add("evaluate", {"data": tests, "judge": _judge(cfg)}, "train" if "train" in artefacts else "cold_start")
+    add("evaluate", {**evaluation, **_server(cfg, "evaluate")}, "train" if "train" in artefacts else "cold_start")
     return artefacts
 
 
@@ -160,5 +225,7 @@ def arm_name(cfg: DictConfig) -> str:
 
 def run_name(cfg: DictConfig, artefacts: Mapping[str, Artefact]) -> str:
     """The run's folder: readable, and the same for the same experiment."""
+    if "distill" in artefacts:
+        return f"{cfg.task['name']}-distill-{artefacts['distill'].key}"
     arm = arm_name(cfg).lower().replace(", ", "-").replace(" ", "-")
     return f"{cfg.task['name']}-{cfg.model.name}-{arm}-s{cfg.seed}-{artefacts['evaluate'].key}"

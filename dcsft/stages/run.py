@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -20,9 +20,21 @@ from rich.logging import RichHandler
 
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.config import STAGES, build, check
-from dcsft.stages.plan import SHIPPED_FOUNDATION, arm_name, build_task, foundation_recipe, plain, plan, run_name
+from dcsft.stages.plan import (
+    SHIPPED_FOUNDATION,
+    arm_name,
+    build_task,
+    difficulties,
+    foundation_recipe,
+    plain,
+    plan,
+    run_name,
+)
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
+
+if TYPE_CHECKING:
+    from dcsft.models.vlm import VLM
 
 log = logging.getLogger("dcsft")
 
@@ -50,6 +62,8 @@ class Run:
 
     def __call__(self) -> Path | None:
         """Run up to the stage asked for; returns the path of `results.json` if it got that far."""
+        if "train" in self.plan and self.store.find(self.plan["train"]) is None:
+            build(plain(self.cfg.paradigm))  # refuses wrong arguments now, and not when labelling is done
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.cfg, self.folder / "config.yaml", resolve=True)
         handler = logging.FileHandler(self.folder / "log.txt")
@@ -64,7 +78,9 @@ class Run:
             for stage, artefact in self.plan.items():
                 if STAGES.index(stage) <= last:
                     self._stage(stage, artefact, tracker)
-            if not self.computed:
+            if self.cfg.stage == "export":
+                self.console.print(f"export: {self._export()}", highlight=False, soft_wrap=True)
+            elif not self.computed:
                 self.console.print("nothing to compute: every stage was in the store")
             results = None
             if last >= STAGES.index("evaluate"):
@@ -110,6 +126,10 @@ class Run:
         link = self.folder / f"{stage}.{os.getpid()}"  # replaced in one step: the same command may run twice at once
         link.symlink_to(os.path.relpath(folder, self.folder))
         link.replace(self.folder / stage)
+        completions = folder / "completions.jsonl"
+        if completions.exists():
+            rows = [json.loads(line) for line in completions.read_text(encoding="utf-8").splitlines()]
+            tracker.table("completions", pd.DataFrame(rows))
         metrics = folder / "metrics.jsonl"
         if reused and metrics.exists():
             for line in metrics.read_text().splitlines():
@@ -117,15 +137,25 @@ class Run:
                 tracker.log(stage, values.pop("step"), values)
         if stage == "label":
             self._show_labels(folder, tracker)
+        elif stage == "distill":
+            from dcsft.stages.distill import sentence
+
+            said = sentence(folder, self.cfg.engine.usd_per_million_tokens)
+            self.console.print(said, highlight=False, soft_wrap=True)
+        elif stage == self.cfg.stage == "cold_start":
+            self.console.print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
 
     def _build(self, stage: str, folder: Path, on_step: Callable[[int, dict[str, float]], None]) -> None:
         """Compute one stage. Heavy imports come here, so that a run which reuses everything does without them."""
+        if stage == "distill":
+            self._distill(folder)
+            return
         import torch
         from transformers.utils import logging as transformers_logging
 
         from dcsft.generation.engine import Sampling
-        from dcsft.models.vlm import VLM
-        from dcsft.stages import cold_start, evaluate, foundation, label, train
+        from dcsft.stages import cold_start, evaluate, foundation, label, release_labels, train
+        from dcsft.stages.asking import asked
         from dcsft.stages.runtime import Runtime
 
         transformers_logging.disable_progress_bar()
@@ -144,27 +174,32 @@ class Run:
             feature_cache_gb=trainer.feature_cache_gb,
             num_processes=os.cpu_count() or 1,
             console=self.console,
+            server=asked(plain(cfg.engine), stage, self.folders, cfg.tuning.r),
         )
 
-        def load(path: str | Path) -> VLM:
-            model = cfg.model
-            return VLM.load(path, model.dtype, model.min_pixels, model.max_pixels, trainer.device)
-
+        place = (trainer.device, cfg.model.attention)
         if stage == "foundation":
             torch.set_num_threads(os.cpu_count() or 1)
             foundation.run(folder, foundation_recipe(cfg), runtime)
             return
         if stage == "cold_start":
             settings, seed = plain(cfg.cold_start), cfg.seeds.cold_start
-            cold_start.run(folder, load(self._base_path()), self.task, settings, seed, runtime, on_step)
+            cold_start.run(folder, self._load(self._base_path(), *place), self.task, settings, seed, runtime, on_step)
             return
-        policy = load(self.folders["cold_start"] / cold_start.MODEL)
+        greedy = Sampling.greedy(cfg.max_new_tokens, cfg.evaluate.repetition_penalty)
+        if stage == "evaluate":
+            evaluate.run(folder, self._trained(*place), self.task, greedy, runtime)
+            return
+        if stage == "label" and cfg.label.name == "release":
+            release_labels.run(folder, self.task, difficulties(cfg), cfg.label.num_samples)
+            return
+        policy = self._load(self.folders["cold_start"] / cold_start.MODEL, *place)
         if stage == "label":
             sampling = Sampling(
                 cfg.label.temperature, cfg.label.top_p, cfg.label.top_k, cfg.max_new_tokens, cfg.seeds.label
             )
             label.run(folder, policy, self.task, cfg.label.num_samples, sampling, runtime)
-        elif stage == "train":
+        else:
             curation = train.Curation(
                 name=cfg.subset.name,
                 size=cfg.subset.size,
@@ -184,17 +219,49 @@ class Run:
                 plain(cfg.tuning),
                 plain(cfg.train),
                 cfg.max_new_tokens,
+                greedy,
                 runtime,
                 on_step,
             )
-        else:
-            if "train" in self.folders:
-                trained = self.folders["train"]
-                if (trained / train.ADAPTER).exists():
-                    policy.load_adapter(trained / train.ADAPTER)
-                else:
-                    policy = load(trained / train.MODEL)
-            evaluate.run(folder, policy, self.task, cfg.max_new_tokens, runtime)
+
+    def _load(self, path: str | Path, device: str, attention: str) -> "VLM":
+        from dcsft.models.vlm import VLM
+
+        model = self.cfg.model
+        limits = (model.min_pixels, model.max_pixels)
+        vlm = VLM.load(path, model.dtype, *limits, device=device, max_tiles=model.max_tiles, attention=attention)
+        if model.gradient_checkpointing:
+            vlm.recompute_activations()
+        return vlm
+
+    def _trained(self, device: str, attention: str) -> "VLM":
+        """The model that the run has made: the trained one, or the cold-started one of the baseline."""
+        from dcsft.stages import cold_start, train
+
+        if "train" in self.folders and not (self.folders["train"] / train.ADAPTER).exists():
+            return self._load(self.folders["train"] / train.MODEL, device, attention)
+        policy = self._load(self.folders["cold_start"] / cold_start.MODEL, device, attention)
+        if "train" in self.folders:
+            policy.load_adapter(self.folders["train"] / train.ADAPTER)
+        return policy
+
+    def _export(self) -> Path:
+        from transformers.utils import logging as transformers_logging
+
+        from dcsft.stages import export
+
+        transformers_logging.disable_progress_bar()
+        folder = self.outputs / "exports" / self.folder.name
+        export.run(folder, self._trained("cpu", "sdpa"))  # merging needs no GPU
+        return folder
+
+    def _distill(self, folder: Path) -> None:
+        from dcsft.stages import distill
+        from dcsft.stages.asking import client_of
+
+        settings, engine, seed = plain(self.cfg.distill), plain(self.cfg.engine), self.cfg.seeds.label
+        price = engine["usd_per_million_tokens"]
+        distill.run(folder, self.task, client_of(engine, None), settings, seed, price, self.console)
 
     def _base_path(self) -> str | Path:
         """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""

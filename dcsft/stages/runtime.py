@@ -1,41 +1,21 @@
-"""What a stage needs of the machine, and how it shows its progress."""
+"""What a stage needs of the machine, and what it has cost."""
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from dcsft.artefacts import write_json
+from dcsft.generation.engine import Engine
 from dcsft.generation.shared_prefix import SharedPrefix
 from dcsft.models.features import FeatureCache
 from dcsft.models.flops import Meter
 from dcsft.models.vlm import VLM
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One long piece of work on the screen."""
-
-    progress: Progress
-    task: TaskID
-
-    def advance(self, done: int, note: str = "") -> None:
-        """`done` units are finished in all; `note` is the current figure."""
-        self.progress.update(self.task, completed=done, note=note)
+from dcsft.stages.asking import Asked
+from dcsft.stages.progress import Bar, bar
 
 
 @dataclass(frozen=True)
@@ -51,22 +31,11 @@ class Runtime:
     feature_cache_gb: float
     num_processes: int
     console: Console
+    server: Asked | None = None
 
-    @contextmanager
-    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+    def bar(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
         """A progress bar with the time that remains; it disappears when done."""
-        columns = (
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        shown = dict(console=self.console, transient=True, refresh_per_second=2, disable=not self.console.is_terminal)
-        with Progress(*columns, **shown) as progress:
-            yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""))
+        return bar(self.console, title, total, done)
 
     def features(self, vlm: VLM) -> FeatureCache | None:
         """The shared picture features, where the model allows them and its vision tower is frozen."""
@@ -74,9 +43,10 @@ class Runtime:
             return None
         return FeatureCache(vlm, self.feature_folder, self.feature_cache_gb)
 
-    def engine(self, vlm: VLM) -> SharedPrefix:
-        """The local engine; made once a stage, when the policy is tuned: the vision weights say which features fit."""
-        return SharedPrefix(vlm, self.generation_batch_size, self.decoding, self.features(vlm))
+    def engine(self, vlm: VLM) -> Engine:
+        """What answers in a stage; made once, when the policy is tuned: the vision weights say which features fit."""
+        local = SharedPrefix(vlm, self.generation_batch_size, self.decoding, self.features(vlm))
+        return local if self.server is None else self.server.engine(vlm, local)
 
 
 class Ledger:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dcsft.artefacts import write_json
 from dcsft.data.subsets import Curation, select
-from dcsft.generation.engine import Engine
+from dcsft.generation.engine import Engine, Sampling
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Paradigm
 from dcsft.records import DIFFICULTIES, Label
@@ -17,7 +17,7 @@ from dcsft.stages.cold_start import schedule_of, setting_of
 from dcsft.stages.evaluate import count_correct
 from dcsft.stages.fitting import fit, forget_checkpoint
 from dcsft.stages.runtime import Runtime
-from dcsft.tasks.task import Task
+from dcsft.tasks.task import Task, check_judge
 
 ADAPTER, MODEL, SUMMARY, CURVE = "adapter", "model", "train.json", "curve.csv"
 
@@ -41,17 +41,25 @@ def run(
     tuning: dict,
     settings: dict,
     max_new_tokens: int,
+    evaluation: Sampling,
     runtime: Runtime,
     on_step: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Train `vlm` on the examples that `curation` selects; `rollouts` is the labelling's table of answers."""
+    """Train `vlm` on the examples that `curation` selects; `rollouts` is the labelling's table of answers, which
+    labels that were not sampled here do not have.
+
+    Args:
+        max_new_tokens: of a rollout.
+        evaluation: how the test sets are answered on the way.
+    """
+    check_judge(task, task.examples("train"))
     chosen = select(labels, curation)
     examples = {example.id: example for example in task.examples("train")}
-    answers = dict(list(pd.read_parquet(rollouts).groupby("id", sort=False)))
+    answers = {label.example_id: [] for label in chosen}
+    if rollouts.exists():
+        answers |= {name: list(some.itertuples()) for name, some in pd.read_parquet(rollouts).groupby("id", sort=False)}
     rows = [
-        paradigm.items(
-            vlm, task, examples[label.example_id], label.difficulty, list(answers[label.example_id].itertuples())
-        )
+        paradigm.items(vlm, task, examples[label.example_id], label.difficulty, answers[label.example_id])
         for label in chosen
     ]
     items = [item for some in rows for item in some]
@@ -64,7 +72,7 @@ def run(
     runtime.console.print(f"train on {len(items)} rows: {mixture}{dropped}", highlight=False)
     tune(vlm, tuning, curation.seed)
     schedule = schedule_of(settings, len(items), paradigm.updates_per_batch)
-    curve = _Curve(folder / CURVE, task, runtime.engine(vlm), max_new_tokens, settings["eval_every"])
+    curve = _Curve(folder / CURVE, task, runtime.engine(vlm), evaluation, settings["eval_every"])
 
     def after_step(step: int, metrics: dict[str, float]) -> None:
         on_step(step, metrics)
@@ -102,9 +110,9 @@ def run(
 class _Curve:
     """Accuracy on every test set while training (Figure 3): rows of step, split, n, correct."""
 
-    def __init__(self, path: Path, task: Task, engine: Engine, max_new_tokens: int, every: int | None) -> None:
+    def __init__(self, path: Path, task: Task, engine: Engine, sampling: Sampling, every: int | None) -> None:
         self.path, self.task, self.engine = path, task, engine
-        self.max_new_tokens, self.every = max_new_tokens, every
+        self.sampling, self.every = sampling, every
         self.rows: dict[tuple[int, str], dict[str, object]] = {}
         if every and path.exists():
             with path.open() as file:
@@ -115,7 +123,7 @@ class _Curve:
         if not self.every or step % self.every:
             return
         for split in self.task.tests:
-            n, correct = count_correct(self.task, self.engine, split, self.max_new_tokens)
+            n, correct = count_correct(self.task, self.engine, split, self.sampling)
             self.rows[step, split] = {"step": step, "split": split, "n": n, "correct": correct}
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="") as file:

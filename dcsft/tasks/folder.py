@@ -3,9 +3,7 @@
 import hashlib
 import json
 import os
-import struct
 import unicodedata
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from PIL import Image
 from dcsft.records import Example, Picture
 from dcsft.rewards.reward import Reward
 from dcsft.seeding import stream
-from dcsft.tasks.sources import PictureFile, as_rgb
+from dcsft.tasks.sources import UNREADABLE, PictureFile, as_rgb
 from dcsft.tasks.task import Task
 
 OPENER_VERSION = 1
@@ -26,18 +24,6 @@ EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".ppm", ".pgm",
 """What counts as a picture, in any case; files with other endings are not looked at."""
 _OWN_SPLITS = ("train", "cold_start", "id")
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError."""
 _CHECK_PX = (64, 64)  # a JPEG is checked at a small scale: every byte is still decoded, with an eighth of the pixels
 
 
@@ -55,7 +41,7 @@ def _check(path: str) -> str:
     """The content hash of a picture; `verify` finds broken checksums, and only decoding it all finds a truncated one.
 
     Raises:
-        Any of `_BOMBS` and `_UNREADABLE`.
+        Any of `_BOMBS` and `UNREADABLE`.
     """
     path.encode()  # a name that is not text cannot seed a stream: UnicodeEncodeError is a ValueError
     content = Path(path).read_bytes()
@@ -207,7 +193,7 @@ class Folder(Task):
                 return _check(row[1]), ""
             except _BOMBS:
                 return None, "too many pixels"
-            except _UNREADABLE:
+            except UNREADABLE:
                 return None, "cannot be read"
 
         with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock

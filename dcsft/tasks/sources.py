@@ -1,14 +1,35 @@
 """Rows and pictures from what people have on disk or on the Hub; shared by every task that reads a dataset."""
 
+import hashlib
+import os
+import re
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError."""
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -28,6 +49,15 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _decoded(source: str | BytesIO, place: str) -> Image.Image:
+    """The RGB picture of a file; `place` names it where it is damaged."""
+    try:
+        with Image.open(source) as image:
+            return as_rgb(image)
+    except UNREADABLE as error:
+        raise ValueError(f"a picture must be readable, got {place} ({error}); replace it") from error
+
+
 @dataclass(frozen=True)
 class PictureFile:
     """Reads one picture when called; a class and not a closure, so that it travels to worker processes."""
@@ -36,10 +66,20 @@ class PictureFile:
     square: bool = False
 
     def __call__(self) -> Image.Image:
-        with Image.open(self.path) as image:
-            picture = as_rgb(image)
+        picture = _decoded(self.path, repr(self.path))
         side = max(picture.size)
         return ImageOps.pad(picture, (side, side), color="white") if self.square else picture
+
+    def stamp(self) -> str:
+        """The file's size in bytes: with its name, a cheap sign of its content.
+
+        Raises:
+            OSError: the file is not there, or empty.
+        """
+        size = os.stat(self.path).st_size
+        if not size:
+            raise OSError(f"{self.path} is empty")
+        return str(size)
 
 
 @dataclass(frozen=True)
@@ -50,10 +90,21 @@ class PictureCell:
     row_group: int
     row: int
     column: str
+    name: str | None = None
+    """The picture's own file name, where it is stored."""
 
     def __call__(self) -> Image.Image:
-        with Image.open(BytesIO(self.content())) as image:
-            return as_rgb(image)
+        return _decoded(
+            BytesIO(self.content()), f"{self.column} of row {self.row} of row group {self.row_group} of {self.path!r}"
+        )
+
+    def stamp(self) -> str:
+        """The size of the Parquet file in bytes, and the place in it: with a name, a cheap sign of the content.
+
+        Raises:
+            OSError: the file is not there.
+        """
+        return f"{os.stat(self.path).st_size}.{self.row_group}.{self.row}"
 
     def content(self) -> bytes:
         """The encoded picture, as it is stored."""
@@ -83,23 +134,39 @@ def parquet_files(name: str, source: str, split: str) -> list[Path]:
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        folder = _download(name, source)
+        folder = _download(name, source, split)
     found = sorted(path for path in folder.rglob("*.parquet") if path.name.startswith((f"{split}-", f"{split}.")))
     if not found:
         there = sorted({path.name.split("-")[0].removesuffix(".parquet") for path in folder.rglob("*.parquet")})
         raise ValueError(
             f"{name} must hold Parquet files of the split {split!r}, got {source!r} with "
-            f"{', '.join(there) or 'none at all'}; look at the dataset's card"
+            f"{', '.join(there) or 'none'}; look at the dataset's card"
         )
     return found
 
 
-def _download(name: str, source: str) -> Path:
+def content_digest(file: Path) -> str:
+    """Identity of a file's content, hexadecimal; hashed once a process; where the Hub's cache knows it, not at all."""
+    stat = file.stat()
+    return _content_digest(str(file), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _content_digest(path: str, size: int, modified_ns: int) -> str:
+    stored = Path(path).resolve().name  # in the Hub's cache a large file is named by its SHA-256
+    if re.fullmatch("[0-9a-f]{64}", stored):
+        return stored
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(name: str, source: str, split: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, repo_type="dataset", allow_patterns=["*.parquet", "**/*.parquet"]))
+        wanted = [f"{folder}{split}{more}.parquet" for folder in ("", "*/") for more in ("", "-*")]
+        return Path(snapshot_download(source, repo_type="dataset", allow_patterns=wanted))
     except GatedRepoError as error:
         raise ValueError(
             f"{name} must be a dataset that you may read, got {source!r}, which is gated; accept its terms on the Hub, "
@@ -108,6 +175,21 @@ def _download(name: str, source: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{name} must be a folder or a dataset on the Hub, got {source!r} ({reason})") from error
+
+
+def parquet_file(name: str, path: Path) -> "ParquetFile":
+    """An open Parquet file; `name` is the option that it comes from, for messages.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{name} must hold readable Parquet files, got {str(path)!r} ({error})") from error
 
 
 def parquet_rows(
@@ -123,14 +205,8 @@ def parquet_rows(
     Raises:
         ValueError: a file lacks a column or cannot be read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for path in files:
-        try:
-            file = pq.ParquetFile(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{name} must hold readable Parquet files, got {str(path)!r} ({error})") from error
+        file = parquet_file(name, path)
         there = file.schema_arrow.names
         missing = [column for column in (*columns, *pictures) if column not in there]
         if missing:
@@ -140,8 +216,9 @@ def parquet_rows(
             )
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=[*columns, *(f"{picture}.path" for picture in pictures)])
-            present = {picture: table[picture].is_valid().to_pylist() for picture in pictures}  # without their bytes
+            names = {picture: table[picture].to_pylist() for picture in pictures}  # without their bytes
             for row, values in enumerate(table.select(list(columns)).to_pylist()):
                 for picture in pictures:
-                    values[picture] = PictureCell(str(path), group, row, picture) if present[picture][row] else None
+                    stored = names[picture][row]
+                    values[picture] = stored and PictureCell(str(path), group, row, picture, stored["path"])
                 yield values

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dcsft.records import Example, Message, Score
 from dcsft.rewards.reward import Reward
 
+_CHECKED = 256
+
 
 class Task(ABC):
     """A dataset with its prompt and its judge.
@@ -64,3 +66,25 @@ class Task(ABC):
     def score(self, example: Example, text: str) -> Score:
         """The judge."""
         return self.reward(text, example.target, example.options)
+
+
+def check_judge(task: Task, examples: Sequence[Example]) -> None:
+    """Try the judge on some examples before it decides over hours of work.
+
+    Raises:
+        ValueError: a target does not earn full reward, an empty answer earns some, or nothing can be judged.
+    """
+    judged = 0
+    for example in examples[:_CHECKED]:
+        right, empty = task.score(example, task.target(example)), task.score(example, "")
+        if right.correct is None:
+            continue  # labelling counts these
+        judged += 1
+        if not right.correct or empty.correct or right.reward <= empty.reward:
+            raise ValueError(
+                f"the judge must reward an example's own target and no empty answer, got rewards {right.reward:g} and "
+                f"{empty.reward:g} for {example.id} with the target {task.target(example)!r}; "
+                f"look at {type(task.reward).__name__}"
+            )
+    if not judged:
+        raise ValueError(f"the judge must be able to judge some of the training examples, got none of {len(examples)}")

@@ -10,7 +10,8 @@ from conftest import FOUNDATION
 from miniatures import picture
 from transformers.utils import is_torchvision_available
 
-from dcsft.models.processors import load_processor
+from dcsft.models.families import FAMILIES
+from dcsft.models.processors import limit_pictures, load_processor
 from dcsft.models.vlm import VLM
 
 TEXT = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is this?<|im_end|>\n"
@@ -49,9 +50,9 @@ def test_the_loaded_processor_has_the_class_and_template_that_were_saved(mini: V
 def test_the_pixel_bounds_are_applied(
     min_pixels: int | None, max_pixels: int | None, width: int, height: int, grid: list[int]
 ) -> None:
-    pixels = load_processor(FOUNDATION, min_pixels, max_pixels).image_processor(
-        images=[picture("p", width, height).open()], return_tensors="pt"
-    )
+    processor = load_processor(FOUNDATION)
+    limit_pictures(processor, FAMILIES["qwen2_5_vl"], min_pixels, max_pixels, None)
+    pixels = processor.image_processor(images=[picture("p", width, height).open()], return_tensors="pt")
     assert pixels["image_grid_thw"].tolist() == [grid]
 
 
@@ -82,12 +83,14 @@ def test_a_folder_of_the_hub_loads_with_its_own_bounds(tmp_path: Path) -> None:
 
 
 def test_bounds_given_at_loading_win_over_a_hub_folders_old_ones(tmp_path: Path) -> None:
-    processor = load_processor(_hub_folder(tmp_path / "hub"), min_pixels=784, max_pixels=784 * 2)
+    processor = load_processor(_hub_folder(tmp_path / "hub"))
+    limit_pictures(processor, FAMILIES["qwen2_5_vl"], 784, 784 * 2, None)
     assert _encode(processor, 280, 140)["image_grid_thw"].tolist() == [[1, 2, 4]]  # 56 x 28: 2 tokens
 
 
 def test_a_hub_folders_processor_can_be_saved_and_loaded_again(tmp_path: Path) -> None:
-    processor = load_processor(_hub_folder(tmp_path / "hub"), max_pixels=784 * 18)
+    processor = load_processor(_hub_folder(tmp_path / "hub"))
+    limit_pictures(processor, FAMILIES["qwen2_5_vl"], None, 784 * 18, None)
     processor.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved/config.json").write_bytes((FOUNDATION / "config.json").read_bytes())
     again = load_processor(tmp_path / "saved")

@@ -75,6 +75,7 @@ def test_a_saved_adapter_gives_the_same_logits(family: str, tmp_path: Path) -> N
         "adapter_config.json",
         "adapter_model.safetensors",
         "README.md",
+        "dcsft.json",
     }
 
 
@@ -171,12 +172,42 @@ def test_the_meter_counts_by_hand() -> None:
     num_tokens = prompts.lengths[0] + len(answer)
     # A layer: q and o 48 x 48, k and v 48 x 24, and three MLP matrices 48 x 96. The head: 48 x 300 for the answer's
     # tokens. The tower's patch embedding: 32 x (3 x 2 x 14 x 14); a block: qkv 32 x 96, proj 32 x 32, three of 32 x 64.
-    # The merger: 128 x 128 and 128 x 48. A picture of 56 x 56 px has 16 patches.
+    # A picture of 56 x 56 px has 16 patches, which the merger (128 x 128 and 128 x 48) makes 4 tokens of.
     llm = 2 * (2 * 48 * 48 + 2 * 48 * 24 + 3 * 48 * 96)
-    vision = 32 * 1176 + 2 * (32 * 96 + 32 * 32 + 3 * 32 * 64) + 128 * 128 + 128 * 48
+    vision = 32 * 1176 + 2 * (32 * 96 + 32 * 32 + 3 * 32 * 64)
+    merger = 128 * 128 + 128 * 48
     head = 48 * len(vlm.processor.tokenizer)
+    forward = 2 * (num_tokens * llm + 16 * vision + 4 * merger + len(answer) * head)
     assert (vlm.meter.tokens, vlm.meter.patches) == (num_tokens, 16)
-    assert vlm.meter.flops == 2 * (num_tokens * llm + 16 * vision + len(answer) * head)
+    assert vlm.meter.flops == forward
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_meter_counts_a_backward_pass_only_where_there_is_one(recompute: bool) -> None:
+    vlm = miniature("qwen2_5_vl")
+    if recompute:
+        vlm.recompute_activations()
+    vlm.add_lora(r=2, alpha=4, dropout=0.0, parts=("llm",), seed=0)
+    vlm.model.train()
+    prompts = render_prompts(vlm, MIXED[:1])
+    answer = tokenize_answer(vlm, "a")
+    logits, targets, _ = completion_logits(vlm, append_completions(vlm, prompts, [answer]))
+    torch.nn.functional.cross_entropy(logits, targets).backward()
+    n = prompts.lengths[0] + len(answer)
+    # Frozen matrices of the language model: forward, and backward to the input, but for q, k and v of the first layer,
+    # below which nothing is trained. LoRA: 2 x (in + out) weights a matrix, forward and twice backward, but for the
+    # first layer's A of q, k and v. Recomputation (gradient checkpointing) repeats both layers' forward pass up to the
+    # last tensor that is wanted, the input of the last B.
+    qkv, rest = 48 * 48 + 2 * 48 * 24, 48 * 48 + 3 * 48 * 96
+    lora_qkv_a, lora_qkv_b = 2 * 3 * 48, 2 * (48 + 24 + 24)
+    lora_rest = 2 * (96 + 2 * (48 + 96) + (96 + 48))
+    layers = n * 2 * (2 * (qkv + rest) + 2 * (lora_qkv_a + lora_qkv_b + lora_rest))  # both forward
+    backward = n * 2 * (qkv + 2 * rest)
+    backward += n * 2 * (lora_qkv_a * (1 + 2) + lora_qkv_b * 2 * 2 + lora_rest * 2 * 2)
+    vision = 2 * (16 * (32 * 1176 + 2 * (32 * 96 + 32 * 32 + 3 * 32 * 64)) + 4 * (128 * 128 + 128 * 48))
+    head = 2 * 2 * len(answer) * 48 * len(vlm.processor.tokenizer)
+    recomputed = layers - n * 2 * 2 * (2 * 48) if recompute else 0
+    assert vlm.meter.flops == layers + recomputed + backward + vision + head
 
 
 # --- what is no model ------------------------------------------------------------------------------------------------

@@ -17,7 +17,14 @@ def cells(tmp_path_factory):
 
 def test_every_figure_is_drawn_and_is_the_same_twice(cells):
     drawn = figures.all_figures(cells)
-    assert [figure.name for figure in drawn] == ["accuracy", "differences", "difficulty", "training", "hard_ratio"]
+    assert [figure.name for figure in drawn] == [
+        "accuracy",
+        "differences",
+        "difficulty",
+        "training",
+        "hard_ratio",
+        "time",
+    ]
     for figure, again in zip(drawn, figures.all_figures(cells), strict=True):
         assert figure == again
         for panel in figure.panels:

@@ -5,13 +5,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import grounding_files
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
+from reasoning_data import write_all
+from small_imagenet import SIZES, write_world
 
 from dcsft.config import register
 from dcsft.seeding import stream
 from dcsft.stages import plan
+from dcsft.tasks.imagenet_classes import training_classes
 from dcsft.tasks.task import Task
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -20,6 +25,7 @@ CONF = Path(__file__).parents[2] / "conf"
 def build_task(overrides: list[str]) -> Task:
     """The task of the composed configuration, as a run builds it."""
     register()
+    GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return plan.build_task(compose("config", overrides))
 
@@ -61,10 +67,26 @@ def _small_folder(tmp_path: Path) -> list[str]:
     return [*folders, "task.num_cold_start=4"]
 
 
+def _small_imagenet(tmp_path: Path) -> list[str]:
+    root = write_world(tmp_path / "imagenet")
+    return [f"task.root={root}", *(f"task.{name}={value}" for name, value in SIZES.items())]
+
+
+def _small_imagenet_200(tmp_path: Path) -> list[str]:
+    """Four drawn classes."""
+    root = write_world(tmp_path / "imagenet", [one.wnid for one in training_classes(4, 0)])
+    sizes = SIZES | {"classes": 4, "num_cold_start": 8}
+    return [f"task.root={root}", *(f"task.{name}={value}" for name, value in sizes.items())]
+
+
 SMALL: dict[str, Callable[[Path], list[str]]] = {
     "icons": lambda tmp_path: ["task.num_train=120", "task.num_cold_start=60", "task.num_test=70"],
     "digits": lambda tmp_path: ["task.num_ood_r=40"],
     "folder": _small_folder,
+    "refcoco": lambda tmp_path: grounding_files.write_world(tmp_path).overrides,
+    "imagenet": _small_imagenet,
+    "imagenet_200": _small_imagenet_200,
+    "mmk12": write_all,
 }
 """Overrides that make a task small, and the data that it needs, by the name of its yaml."""
 
