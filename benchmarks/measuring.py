@@ -52,6 +52,7 @@ def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
         for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
             with console.status(f"round {number + 1} of {rounds}: {name}"):
                 rates[name].append(sides[name]())
+            console.print(f"round {number + 1} of {rounds}: {name} {rates[name][-1]:.3g}", highlight=False)
     return rates
 
 

@@ -14,12 +14,12 @@ from bench_model import REAL_VOCABULARY, build
 from measuring import Measured, alternate, publish, run_side, swift_python
 
 NAMES = {"trl": "TRL SFTTrainer", "swift": "ms-swift SFT", "bare": "bare PyTorch loop", "dcsft": "dcsft"}
-STEPS = {2: 24, 16: 11}
-"""Steps a side runs, by batch size."""
+SETTINGS = ((None, 2, 24), (None, 16, 11), (REAL_VOCABULARY, 2, 6))
+"""Vocabulary, batch size, and steps a side runs."""
 
 
 def compare(
-    folder: Path, batch_size: int, setting: str, sides: list[str], swift: Path | None, rounds: int
+    folder: Path, batch_size: int, steps: int, setting: str, sides: list[str], swift: Path | None, rounds: int
 ) -> tuple[list[Measured], dict[str, str]]:
     """dcsft against each other side, and the versions of ms-swift's environment."""
     trained, versions = set(), {}
@@ -27,7 +27,7 @@ def compare(
     def measure(side: str) -> float:
         script, first = ("swift_sides.py", "sft") if side == "swift" else ("sft_sides.py", side)
         python = swift if side == "swift" else None
-        found = run_side(NAMES[side], python, script, first, folder, batch_size, STEPS[batch_size])
+        found = run_side(NAMES[side], python, script, first, folder, batch_size, steps)
         trained.add(found["trained"])
         versions.update(found.get("versions", {}))
         return found["rate"]
@@ -45,16 +45,15 @@ def main() -> None:
     args = parser.parse_args()
     swift = swift_python(args.swift)
     sides = [side for side in NAMES if side != "swift" or swift]
-    rows = []
+    rows, versions = [], {}
     with tempfile.TemporaryDirectory() as name:
-        small, large = Path(name, "small"), Path(name, "large")
-        build(small, num_pictures=64)
-        build(large, num_pictures=64, vocab_size=REAL_VOCABULARY)
-        settings = [(small, size, f"batch {size}", sides) for size in STEPS]
-        others = [side for side in sides if side != "bare"]
-        settings.append((large, 2, f"batch 2, vocabulary {REAL_VOCABULARY:,}", others))
-        for folder, batch_size, setting, some in settings:
-            found, versions = compare(folder, batch_size, setting, some, swift, args.rounds)
+        for vocab_size, batch_size, steps in SETTINGS:
+            folder = Path(name, str(vocab_size))
+            if not folder.exists():
+                build(folder, num_pictures=64, vocab_size=vocab_size)
+            setting = f"batch {batch_size}" + (f", vocabulary {vocab_size:,}" if vocab_size else "")
+            some = sides if vocab_size is None else [side for side in sides if side != "bare"]
+            found, versions = compare(folder, batch_size, steps, setting, some, swift, args.rounds)
             rows += found
     publish("sft", "steps", rows, f"python benchmarks/sft.py --rounds {args.rounds}", versions)
 
