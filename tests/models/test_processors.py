@@ -99,6 +99,23 @@ def test_a_hub_folders_processor_can_be_saved_and_loaded_again(tmp_path: Path) -
     assert torch.equal(first["pixel_values"], second["pixel_values"])
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["built", "loaded and saved again"])
+def test_what_is_saved_without_torchvision_names_the_real_video_processor(
+    mini: VLM, tmp_path: Path, again: bool
+) -> None:
+    mini.processor.save_pretrained(tmp_path)
+    if again:
+        mini.model.config.save_pretrained(tmp_path)
+        load_processor(tmp_path).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert saved["video_processor"]["video_processor_type"] == "Qwen2VLVideoProcessor"
+
+
+def test_the_shipped_model_loads_with_torchvision() -> None:
+    saved = json.loads((FOUNDATION / "processor_config.json").read_text())
+    assert saved["video_processor"]["video_processor_type"] == "Qwen2VLVideoProcessor"
+
+
 @pytest.mark.skipif(is_torchvision_available(), reason="with torchvision a video is no problem")
 def test_without_torchvision_a_video_is_refused(shipped: VLM) -> None:
     video = np.zeros((4, 56, 56, 3), np.uint8)
