@@ -216,6 +216,8 @@ _SPECIAL = {
     "engine.extensions": False,
     "engine.extra_body": {"min_p": 0.1},
     "engine.usd_per_million_tokens": [1.0, 2.0],
+    "trainer.num_devices": 2,
+    "trainer.timeout_min": 1.0,
 }
 _NUMBERS = ("concurrency", "timeout_s", "num_retries", "patience_s", "backoff_s", "parity_check", "samples_per_request")
 _SPECIAL |= {f"engine.{name}": 3 for name in _NUMBERS}
