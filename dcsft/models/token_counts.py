@@ -37,9 +37,7 @@ class TokenCounts:
         ValueError: there is no processor that we know.
     """
 
-    def __init__(
-        self, path: str | Path, min_pixels: int | None, max_pixels: int | None, max_tiles: int | None
-    ) -> None:
+    def __init__(self, path: str | Path, min_pixels: int | None, max_pixels: int | None, max_tiles: int | None) -> None:
         try:
             folder = path if Path(path).is_dir() else _fetched(str(path))
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

@@ -7,14 +7,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dcsft.boxes import Frame
 from dcsft.report.boxes import draw_boxes
+from dcsft.tasks.drawing import font_folder
 
 COLUMNS = 8
-_PICTURE_PX, _MARGIN_PX, _TEXT_PX, _TITLE_PX = 168, 10, 13, 18
+_PICTURE_PX, _MARGIN_PX, _TEXT_PX, _TITLE_PX = 168, 10, 12, 17
 _TARGET_LINES, _NOTE_LINES = 1, 3
-_LINE_PX = _TEXT_PX + 3
-_CELL_PX = (_PICTURE_PX + _MARGIN_PX, _PICTURE_PX + (_TARGET_LINES + _NOTE_LINES) * _LINE_PX + _MARGIN_PX)
+_LINE_PX = _TEXT_PX + 4
 _HEADER_PX = _TITLE_PX + 2 * _MARGIN_PX
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_FONT = "DejaVuSans.ttf"  # of matplotlib: Latin, Greek, Cyrillic and mathematics
 _INK, _SOFT, _PAPER = "#222222", "#777777", "white"
 
 
@@ -34,25 +34,39 @@ class Shown:
 
 def contact_sheet(splits: Mapping[str, Sequence[Shown]]) -> Image.Image:
     """A title and rows of pictures for each split, in order."""
-    heights = {split: _HEADER_PX + -(-len(shown) // COLUMNS) * _CELL_PX[1] for split, shown in splits.items()}
-    size = (COLUMNS * _CELL_PX[0] + _MARGIN_PX, sum(heights.values()) + _MARGIN_PX)
-    sheet = Image.new("RGB", size, _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    title, words = ImageFont.load_default(_TITLE_PX), ImageFont.load_default(_TEXT_PX)
+    title, font = (ImageFont.truetype(font_folder() / _FONT, size) for size in (_TITLE_PX, _TEXT_PX))
+    blocks = [_block(heading, shown, title, font) for heading, shown in splits.items()]
+    sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), _PAPER)
     top = 0
-    for split, shown in splits.items():
-        pen.text((_MARGIN_PX, top + _MARGIN_PX), split, _INK, title)
-        for number, one in enumerate(shown):
-            row, column = divmod(number, COLUMNS)
-            left, upper = _MARGIN_PX + column * _CELL_PX[0], top + _HEADER_PX + row * _CELL_PX[1]
-            picture = _drawn(one)
-            sheet.paste(picture, (left, upper + _PICTURE_PX - picture.height))
-            lines = [(line, _INK) for line in _wrapped(one.target, words, _TARGET_LINES)]
-            lines += [(line, _SOFT) for line in _wrapped(one.note, words, _NOTE_LINES)]
-            for line, (text, ink) in enumerate(lines):
-                pen.text((left, upper + _PICTURE_PX + 3 + line * _LINE_PX), text, ink, words)
-        top += heights[split]
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
     return sheet
+
+
+def _block(
+    heading: str, shown: Sequence[Shown], title: ImageFont.FreeTypeFont, font: ImageFont.FreeTypeFont
+) -> Image.Image:
+    """One split."""
+    captions = [
+        [(line, _INK) for line in _wrapped(one.target, font, _TARGET_LINES)]
+        + [(line, _SOFT) for line in _wrapped(one.note, font, _NOTE_LINES) if line]
+        for one in shown
+    ]
+    width = _PICTURE_PX + _MARGIN_PX
+    height = _PICTURE_PX + max(map(len, captions), default=0) * _LINE_PX + _MARGIN_PX
+    rows = -(-len(shown) // COLUMNS)
+    block = Image.new("RGB", (COLUMNS * width + _MARGIN_PX, _HEADER_PX + rows * height + _MARGIN_PX), _PAPER)
+    pen = ImageDraw.Draw(block)
+    pen.text((_MARGIN_PX, _MARGIN_PX), heading, _INK, title)
+    for number, (one, lines) in enumerate(zip(shown, captions, strict=True)):
+        row, column = divmod(number, COLUMNS)
+        left, top = _MARGIN_PX + column * width, _HEADER_PX + row * height
+        picture = _drawn(one)
+        block.paste(picture, (left, top + _PICTURE_PX - picture.height))
+        for line, (text, ink) in enumerate(lines):
+            pen.text((left, top + _PICTURE_PX + 3 + line * _LINE_PX), text, ink, font)
+    return block
 
 
 def _drawn(one: Shown) -> Image.Image:
@@ -66,7 +80,7 @@ def _drawn(one: Shown) -> Image.Image:
     return small if one.frame is None else draw_boxes(small, one.frame, one.box, ())
 
 
-def _wrapped(text: str, font: _Font, num_lines: int) -> list[str]:
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, num_lines: int) -> list[str]:
     """As much of a text as fits under a picture."""
     lines = [""]
     for word in text.split():
@@ -80,7 +94,7 @@ def _wrapped(text: str, font: _Font, num_lines: int) -> list[str]:
     return [_cut(line, font) for line in lines]
 
 
-def _cut(line: str, font: _Font) -> str:
+def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:
     if font.getlength(line) <= _PICTURE_PX:
         return line
     while line and font.getlength(f"{line}...") > _PICTURE_PX:

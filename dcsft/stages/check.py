@@ -126,7 +126,11 @@ def _splits_table(task: Task, rows: Rows, looked: Mapping[str, _Looked]) -> Tabl
     table = Table("split", box=None, pad_edge=False, header_style="bold")
     table.add_column("rows", justify="right")
     grouped = any(row.group for some in rows.values() for row in some)
-    for name in (*(("there / expected",) if task.counts else ()), "pictures opened", *(("rows",) if grouped else ())):
+    for name in (
+        *(("there / expected",) if task.counts else ()),
+        "pictures opened",
+        *(("of the rows",) if grouped else ()),
+    ):
         table.add_column(name)
     for split, some in rows.items():
         cells = [split, f"{len(some):,}"]
@@ -165,13 +169,14 @@ def _opened(looked: _Looked) -> str:
 
 def _broken_pictures(task: Task, looked: Mapping[str, _Looked]) -> list[str]:
     problems = [
-        f"{split} has {len(found.broken)} pictures that cannot be read, of {len(found.broken) + len(found.sizes)} "
-        f"opened: {_first(found.broken)}"
+        f"pictures of {split} must be readable, got {len(found.broken)} that are not among "
+        f"{len(found.broken) + len(found.sizes)} opened: {_first(found.broken)}"
         for split, found in looked.items()
         if found.broken
     ]
     if task.broken_files:
-        problems.append(f"{len(task.broken_files)} pictures cannot be read and are left out: {_first(task.broken_files)}")
+        number, names = len(task.broken_files), _first(task.broken_files)
+        problems.append(f"pictures must be readable, got {number} that are not and are left out: {names}")
     return problems
 
 
@@ -187,7 +192,9 @@ def _classes_table(train: Iterable[Example]) -> Table:
     """Training examples of the largest and the smallest classes."""
     sizes = Counter(row.target.casefold() for row in train).most_common()
     most, least = sizes[0][1], sizes[-1][1]
-    spread = f"{most} each" if most == least else f"{least} to {most}, median {statistics.median(n for _, n in sizes):g}"
+    spread = (
+        f"{most} each" if most == least else f"{least} to {most}, median {statistics.median(n for _, n in sizes):g}"
+    )
     table = Table("class", "", "", title=f"{len(sizes):,} classes in train: {spread}", box=None, show_header=False)
     table.title_justify, table.title_style = "left", "bold"
     shown = sizes if len(sizes) <= 2 * _NAMED else [*sizes[:_NAMED], None, *sizes[-_NAMED:]]
@@ -204,7 +211,7 @@ def _classes_without_training(task: Task, rows: Rows) -> list[str]:
     if task.classes is None:
         return []
     unknown = sorted({row.target.casefold() for row in rows["id"]} - task.classes)
-    return [f"id must have the classes of train, got {len(unknown)} others: {_first(unknown)}"] if unknown else []
+    return [f"id must have the classes of train, got {len(unknown)} it lacks: {_first(unknown)}"] if unknown else []
 
 
 def _judge(task: Task, rows: Rows, console: Console) -> list[str]:
@@ -252,7 +259,10 @@ def _count_tokens(task: Task, rows: Rows, cfg: DictConfig, console: Console) -> 
         console.print(f"tokens: not counted; {error}", highlight=False, soft_wrap=True)
         return []
     first, lengths = rows["train"][0], {}
-    chosen = [first, *(row for split, some in rows.items() for row in _some(some, cfg.check.num_prompts, "prompts", split))]
+    chosen = [
+        first,
+        *(row for split, some in rows.items() for row in _some(some, cfg.check.num_prompts, "prompts", split)),
+    ]
     with bar(console, "counting tokens", len(chosen)) as shown:
         for done, row in enumerate(chosen, 1):
             try:
