@@ -1,4 +1,4 @@
-"""A contact sheet: pictures of each split with what they are to teach, true boxes drawn, on one image to be looked at."""
+"""A contact sheet: pictures of each split with what they are to teach, true boxes drawn, on one image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,16 +1,15 @@
-"""check: look at the data before anything is computed. What is where, is it all there, can it be read, asked and judged?
+"""check: look at the data before anything is computed. Are they there, all of them, and can they be read and judged?
 
 It takes seconds, reads no weights and needs neither a GPU nor the store. A contact sheet is left in outputs/check/.
 What is wrong is said at the end, one line each, as the error that the run ends with.
 """
 
-import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -308,9 +307,14 @@ def _write_sheet(task: Task, rows: Rows, cfg: DictConfig) -> Path:
     return path
 
 
+def _num_common(rows: Sequence[Sequence[str]]) -> int:
+    """How many words all rows begin with."""
+    return len(list(takewhile(lambda words: len(set(words)) == 1, zip(*rows, strict=False))))
+
+
 def _differing(texts: Sequence[str]) -> list[str]:
     """The texts without the words that all begin and end with."""
     words = [text.split() for text in texts]
-    begin = len(os.path.commonprefix(words))
-    end = len(os.path.commonprefix([row[begin:][::-1] for row in words]))
+    begin = _num_common(words)
+    end = _num_common([row[begin:][::-1] for row in words])
     return [" ".join(row[begin : len(row) - end]) for row in words]

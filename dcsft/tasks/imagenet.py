@@ -219,7 +219,8 @@ def _source(option: str, given: str | None, root: str | None) -> str:
 
 
 def _count(split: str, there: int, expected: int, place: str) -> Count:
-    problem = f"{split} must have {expected:,} pictures, got {there:,} in {place!r}; it has {_RULES[split]}: take the data again"
+    found = f"{split} must have {expected:,} pictures, got {there:,} in {place!r}"
+    problem = f"{found}; it has {_RULES[split]}: take the data again"
     return Count(split, "pictures", there, expected, problem)
 
 

@@ -136,8 +136,8 @@ class MMK12(Task):
                 continue
             problem = (
                 f"task.expected.{kind} must be the number of questions there, got {wanted} for {len(some)}"
-                f"{f' ({why})' if why else ''}; the paper's are {_RULES[kind]}: look at task.sources, or set it to null "
-                "to take what is there"
+                f"{f' ({why})' if why else ''}; the paper's are {_RULES[kind]}: look at task.sources, or set it to "
+                "null to take what is there"
             )
             unit = "open questions" if kind == "mmmu_open" else "questions"
             counts.append(Count(split, unit, len(some), wanted, problem))

@@ -176,7 +176,7 @@ class RefCOCO(Task):
             rows = read(f"task.annotations.{split}", annotations[split])
             self._counts += _counts(split, split, len(rows), expected[split], "expressions", rule)
             tests[split] = (rows, root)
-        self._origins = {split: f"{annotations['refcoco']} on {images['coco']}" for split in ("cold_start", "train")}
+        self._origins = dict.fromkeys(("cold_start", "train"), f"{annotations['refcoco']} on {images['coco']}")
         for split, (_, root) in tests.items():
             self._origins[split] = f"{annotations['refcoco' if split == 'id' else split]} on {images[root]}"
         roots = {key: _Root(key, images[key]) for key in dict.fromkeys(root for _, root in tests.values())}

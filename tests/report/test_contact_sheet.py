@@ -23,7 +23,7 @@ def test_pictures_stand_in_rows_under_their_split() -> None:
 
 
 def test_the_true_box_is_drawn_on_the_small_picture() -> None:
-    """The frame has thousandths; on 168 pixels the box's left edge, at 250, is at 42 and its upper one, at 500, at 84."""
+    """On 168 pixels the box's left edge, at 250 thousandths, is at 42, and its upper one, at 500, at 84."""
     grey = Image.new("RGB", (640, 640), "gray")
     sheet = contact_sheet(
         {"train": [Shown(grey, "[250, 500, 750, 1000]", "", Frame(1000, 1000), "[250, 500, 750, 1000]")]}
