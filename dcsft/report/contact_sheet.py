@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -67,6 +68,19 @@ def _block(
         for line, (text, ink) in enumerate(lines):
             pen.text((left, top + _PICTURE_PX + 3 + line * _LINE_PX), text, ink, font)
     return block
+
+
+def _num_common(rows: Sequence[Sequence[str]]) -> int:
+    """How many words all rows begin with."""
+    return len(list(takewhile(lambda words: len(set(words)) == 1, zip(*rows, strict=False))))
+
+
+def differing(texts: Sequence[str]) -> list[str]:
+    """The texts without the words that all begin and end with."""
+    words = [text.split() for text in texts]
+    begin = _num_common(words)
+    end = _num_common([row[begin:][::-1] for row in words])
+    return [" ".join(row[begin : len(row) - end]) for row in words]
 
 
 def _drawn(one: Shown) -> Image.Image:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, takewhile
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -287,13 +287,13 @@ def _count_tokens(task: Task, rows: Rows, cfg: DictConfig, console: Console) -> 
 
 def _write_sheet(task: Task, rows: Rows, cfg: DictConfig) -> Path:
     """The contact sheet of all splits; broken pictures are left out."""
-    from dcsft.report.contact_sheet import Shown, contact_sheet
+    from dcsft.report.contact_sheet import Shown, contact_sheet, differing
 
     splits = {}
     for split, some in rows.items():
         chosen = [row for row in _some(some, _ON_SHEET, "sheet", split) if row.pictures]
         shown = []
-        for row, note in zip(chosen, _differing([row.question or "" for row in chosen]), strict=True):
+        for row, note in zip(chosen, differing([row.question or "" for row in chosen]), strict=True):
             try:
                 picture = row.pictures[0].open()
             except _UNREADABLE:
@@ -305,16 +305,3 @@ def _write_sheet(task: Task, rows: Rows, cfg: DictConfig) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(splits).save(path)
     return path
-
-
-def _num_common(rows: Sequence[Sequence[str]]) -> int:
-    """How many words all rows begin with."""
-    return len(list(takewhile(lambda words: len(set(words)) == 1, zip(*rows, strict=False))))
-
-
-def _differing(texts: Sequence[str]) -> list[str]:
-    """The texts without the words that all begin and end with."""
-    words = [text.split() for text in texts]
-    begin = _num_common(words)
-    end = _num_common([row[begin:][::-1] for row in words])
-    return [" ".join(row[begin : len(row) - end]) for row in words]

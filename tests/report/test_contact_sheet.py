@@ -4,7 +4,7 @@ from PIL import Image
 
 from dcsft.boxes import Frame
 from dcsft.report.boxes import TRUTH
-from dcsft.report.contact_sheet import COLUMNS, Shown, contact_sheet
+from dcsft.report.contact_sheet import COLUMNS, Shown, contact_sheet, differing
 
 PICTURE, MARGIN, HEADER = 168, 10, 37
 
@@ -38,3 +38,10 @@ def test_long_words_and_texts_are_cut_to_their_room() -> None:
     many = Shown(Image.new("RGB", (5000, 20)), "word" * 100, "a note of many words " * 30)
     tall = contact_sheet({"train": [many]})
     assert tall.height == HEADER + PICTURE + 4 * 16 + 2 * MARGIN  # a line of the target, three of the note
+
+
+def test_questions_are_shown_without_what_all_have_in_common() -> None:
+    texts = ["Where is the red cat. In JSON.", "Where is the dog. In JSON.", "Where is the the dog. In JSON."]
+    assert differing(texts) == ["red cat.", "dog.", "the dog."]
+    assert differing(["the same"] * 2) == ["", ""]
+    assert differing([]) == []

@@ -153,13 +153,6 @@ def test_tokens_are_those_of_training(shipped: VLM, icon_picture: Callable[[int]
     assert tokens.context_length == shipped.context_length
 
 
-def test_questions_are_shown_without_what_all_have_in_common() -> None:
-    texts = ["Where is the red cat. In JSON.", "Where is the dog. In JSON.", "Where is the the dog. In JSON."]
-    assert check._differing(texts) == ["red cat.", "dog.", "the dog."]
-    assert check._differing(["the same"] * 2) == ["", ""]
-    assert check._differing([]) == []
-
-
 @pytest.mark.slow
 def test_the_command_ends_with_an_error_where_something_is_wrong(
     small_overrides: Callable[[str], list[str]], tmp_path: Path
