@@ -26,7 +26,7 @@ from dcsft.schema import Config
 
 CONF = Path(__file__).parent.parent / "conf"
 _SHOWN = 20
-STAGES = ("distill", "foundation", "cold_start", "label", "train", "export", "evaluate", "report")
+STAGES = ("check", "distill", "foundation", "cold_start", "label", "train", "export", "evaluate", "report")
 ATTENTION = ("auto", "sdpa", "flash_attention_2", "eager")
 
 
@@ -292,6 +292,8 @@ def check(cfg: DictConfig) -> None:
     require(not sampled or label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
     require(not sampled or label.of_model is None, "label.of_model must be null with label=sampled; use label=release")
     require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
+    for name, value in cfg.check.items():
+        require(value is None or value >= 1, f"check.{name} must be null or at least 1, got {value}")
     penalty = cfg.evaluate.repetition_penalty
     require(penalty > 0, f"evaluate.repetition_penalty must be positive, got {penalty}; 1.0 is off")
     problems += _engine_problems(cfg)

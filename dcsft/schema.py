@@ -125,6 +125,12 @@ class Distill:
 
 
 @dataclass
+class CheckStage:
+    num_pictures: int | None = MISSING
+    num_prompts: int | None = MISSING
+
+
+@dataclass
 class EvaluateStage:
     repetition_penalty: float = MISSING
 
@@ -212,6 +218,7 @@ class Config:
     kl: float = MISSING
     cold_start: ColdStart = field(default_factory=ColdStart)
     label: LabelStage = field(default_factory=LabelStage)
+    check: CheckStage = field(default_factory=CheckStage)
     distill: Distill = field(default_factory=Distill)
     train: Train = field(default_factory=Train)
     evaluate: EvaluateStage = field(default_factory=EvaluateStage)
