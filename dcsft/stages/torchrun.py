@@ -22,8 +22,8 @@ from dcsft.stages.bodies import Job, OnStep
 from dcsft.stages.fitting import METRICS
 from dcsft.stages.worker import log_of, said_by
 
-WORKERS = "workers"
-"""The folder of what the workers say, within the stage's; gone when the stage is done."""
+WORKERS = ".workers"
+"""Ends the name of the folder of what workers say, beside the stage's; it stays where they failed."""
 _LOOK_S = 0.5
 _GRACE_S = 35.0  # torchrun gives its workers 30 s
 
@@ -38,12 +38,12 @@ def compute_with_workers(job: Job, on_step: OnStep) -> None:
         ValueError: what a worker was told a user can act on, or a worker that has died.
         RuntimeError: a fault of ours in a worker, with its traceback.
     """
-    folder = job.folder / WORKERS
+    trainer = job.cfg.trainer
+    num_devices = trainer.num_devices if trainer.device == "cpu" else _num_gpus(trainer.num_devices)
+    folder = job.folder.with_suffix(WORKERS)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     job.save(folder / "job.json")
-    trainer = job.cfg.trainer
-    num_devices = trainer.num_devices if trainer.device == "cpu" else _num_gpus(trainer.num_devices)
     command = [*_agent(num_devices, trainer.num_nodes), "-m", "dcsft.stages.worker", str(folder / "job.json")]
     with (folder / "torchrun.log").open("w") as errors:
         process = subprocess.Popen(
