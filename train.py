@@ -28,6 +28,11 @@ def main(cfg: DictConfig) -> None:
 
     console = console_and_log()
     try:
+        if cfg.launcher.name != "local":
+            from dcsft.launch.submit import submit
+
+            submit([cfg], [], "", console)
+            return
         results = Run(resolve(cfg), console)()
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dcsft import stopping
 from dcsft.artefacts import write_table
 from dcsft.generation.engine import Engine, Sampling
 from dcsft.generation.rollouts import rollouts
@@ -51,6 +52,7 @@ def run(folder: Path, vlm: VLM, task: Task, sampling: Sampling, runtime: Runtime
             some = examples[start : start + _SHARD]
             shard = folder / f"{start:08d}.parquet"
             if not shard.exists():
+                stopping.pause_point()
                 groups = rollouts(task, engine, some, 1, sampling)
                 rows = [score_row(example, group[0]) for example, group in zip(some, groups, strict=True)]
                 write_table(shard, pd.DataFrame(rows))

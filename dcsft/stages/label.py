@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import beta
 
+from dcsft import stopping
 from dcsft.artefacts import write_table
 from dcsft.generation.engine import Sampling
 from dcsft.generation.rollouts import rollouts
@@ -90,6 +91,7 @@ def run(folder: Path, vlm: VLM, task: Task, num_samples: int, sampling: Sampling
             some = examples[start : start + _SHARD]
             label_file, answer_file = (shards / f"{start:08d}.{kind}.parquet" for kind in ("labels", "rollouts"))
             if not label_file.exists():  # written last
+                stopping.pause_point()
                 groups = rollouts(task, engine, some, num_samples, sampling)
                 write_table(answer_file, pd.DataFrame([rollout_row(rollout) for group in groups for rollout in group]))
                 write_table(label_file, pd.DataFrame(map(label_row, some, groups)))

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.logging import RichHandler
 
+from dcsft import stopping
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.config import STAGES, build, check
 from dcsft.stages.plan import (
@@ -30,6 +31,7 @@ from dcsft.stages.plan import (
     plan,
     run_name,
 )
+from dcsft.stages.progress import FILE
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
 
@@ -77,6 +79,7 @@ class Run:
             last = STAGES.index(self.cfg.stage)
             for stage, artefact in self.plan.items():
                 if STAGES.index(stage) <= last:
+                    stopping.pause_point()
                     self._stage(stage, artefact, tracker)
             if self.cfg.stage == "export":
                 self.console.print(f"export: {self._export()}", highlight=False, soft_wrap=True)
@@ -175,6 +178,7 @@ class Run:
             num_processes=os.cpu_count() or 1,
             console=self.console,
             server=asked(plain(cfg.engine), stage, self.folders, cfg.tuning.r),
+            progress_file=self.folder / FILE,
         )
 
         place = (trainer.device, cfg.model.attention)
