@@ -299,7 +299,7 @@ def _launcher_problems(cfg: DictConfig) -> list[str]:
     """What no scheduler need be asked about."""
     launcher = cfg.launcher
     least = {"num_parallel": 1, "gpus": 0, "cpus": 1, "warning_s": 2, "max_requeues": 0}
-    given = {name: launcher.get(name) for name in least}
+    given = {name: launcher[name] for name in least}
     return [
         f"launcher.{name} must be at least {least[name]}, got {value}"
         for name, value in given.items()

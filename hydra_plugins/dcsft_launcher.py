@@ -1,4 +1,4 @@
-"""What makes Hydra hand a whole sweep to dcsft/launch: a launcher plugin that submits and returns, and waits for nothing.
+"""What makes Hydra hand a whole sweep to dcsft/launch: a launcher plugin that submits, and waits for nothing.
 
 Hydra finds plugins in this folder by its name. (hydra-submitit-launcher waits for its jobs, and composes each job's
 configuration when it starts, from whatever the files then say.)

@@ -125,9 +125,7 @@ def jobs_of(cells: Sequence[DictConfig], outputs: Path) -> tuple[list[tuple[Job,
         end = str(artefact), cells[number].stage
         if end in ends:
             first, second = cell_title(cells[ends[end]]), cell_title(cells[number])
-            raise ValueError(
-                f"the cells of a sweep must differ, got {first!r} and {second!r}, which are one experiment"
-            )
+            raise ValueError(f"a sweep's cells must differ, got {first!r} and {second!r}, which are one experiment")
         ends[end] = number
     groups: dict[tuple[int, ...], list[Artefact]] = {}
     for artefacts in wanted:

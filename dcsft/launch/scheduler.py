@@ -75,7 +75,8 @@ class Scheduler(ABC):
         lines = [
             *self.settings["setup"],
             f"cd {shlex.quote(str(Path.cwd()))}  # relative paths of the configuration mean what they meant",
-            f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}" PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1',
+            f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+            "export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1",
         ]
         return "\n".join(lines)
 
@@ -85,9 +86,8 @@ class Scheduler(ABC):
 
     def comments(self, job: Job) -> str:
         """The lines that open a script."""
-        return (
-            f"# {job.title}: {', '.join(job.stages) or 'the report'}. Exit code {EXIT_CODE}: saved, needs another turn."
-        )
+        stages = ", ".join(job.stages) or "all cells"
+        return f"# {job.title}: {stages}. Exit code {EXIT_CODE}: saved, wants another turn."
 
 
 def output_of(command: Sequence[str], what: str) -> str:

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dcsft.stopping import EXIT_CODE
 
 _RUNNING = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED", "SIGNALING", "STAGE_OUT")
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SPECIAL_EXIT")
+_WARNED = 128 + signal.SIGUSR2
 _OPTIONS = ("partition", "account", "qos", "time")
 
 
@@ -44,8 +46,8 @@ class Slurm(Scheduler):
                 self.preparation(code),
                 f"{srun} {self.command(job, code)}",
                 "code=$?",
-                f"if [ $code = {EXIT_CODE} ] && [ ${{SLURM_RESTART_COUNT:-0}} -lt {settings['max_requeues']} ]; then",
-                "    scontrol requeue $SLURM_JOB_ID",
+                f"if [ $code = {EXIT_CODE} ] || [ $code = {_WARNED} ]; then  # saved, or warned before it could listen",
+                f"    [ ${{SLURM_RESTART_COUNT:-0}} -lt {settings['max_requeues']} ] && scontrol requeue $SLURM_JOB_ID",
                 "fi",
                 "exit $code",
                 "",

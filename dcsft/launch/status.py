@@ -51,8 +51,10 @@ def _progress(job: Job) -> str:
     if not path.exists() or path.stat().st_mtime < job.script.stat().st_mtime:
         return f"{now}, begins"
     shown = json.loads(path.read_text())
+    if not shown["title"].replace(" ", "_").startswith(now):
+        return f"{now}, begins"
     left = "" if shown["seconds_left"] is None else f", {duration(shown['seconds_left'])} left"
-    return f"{now}: {shown['title']} {shown['done']}/{shown['total']}{left}"
+    return f"{shown['title']} {shown['done']}/{shown['total']}{left}"
 
 
 def state_of(job: Job, queue: Mapping[Path, Queued], others: Mapping[str, Job]) -> tuple[str, str]:

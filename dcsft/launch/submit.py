@@ -1,7 +1,7 @@
 """From the cells of a sweep to queued jobs: what is missing, frozen as it is now.
 
-The same command again submits what is missing or has failed: what is done is not touched, nor what is queued or running,
-be it of this sweep or of another one that shares it.
+The same command again submits what is missing or has failed: what is done is not touched, nor what is queued or
+running, be it of this sweep or of another one that shares it.
 """
 
 import hashlib
