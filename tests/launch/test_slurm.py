@@ -1,6 +1,5 @@
 """A sweep on a real SLURM, disturbed in every way that a cluster knows, ends as an undisturbed one."""
 
-import json
 import os
 import re
 import shutil
