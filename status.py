@@ -1,4 +1,4 @@
-"""The cells of a submitted sweep and how far they are: `python status.py table2 [--watch] [--resume | --cancel]`."""
+"""The jobs of a submitted sweep and how far they are: `python status.py table2 [--watch] [--resume | --cancel]`."""
 
 import argparse
 import sys

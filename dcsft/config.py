@@ -366,7 +366,7 @@ def _explain_hydra(said: str) -> str:
     if found := re.search(r"Could not find '([^'/]+)/([^']+)'", said):
         group, choice = found.groups()
         if not (CONF / group).is_dir():  # one of Hydra's own, from a plugin
-            return f"{group}/{choice} must be installed, got no such plugin; pip install 'dcsft[slurm]'"
+            return f"{group}/{choice} must be installed, got no such plugin of Hydra's"
         options = [file.stem for file in (CONF / group).glob("*.yaml")]
         return f"{group} must be one of {', '.join(sorted(options))}, got {choice!r}; {nearest(choice, options)}"
     if found := re.search(r"override (\S+?)=.* Value '(.*)' of type '\w+' could not be converted to (\w+)", said):

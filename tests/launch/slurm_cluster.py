@@ -109,7 +109,7 @@ class Cluster:
     def kick(self) -> None:
         """Start requeued jobs now: SLURM itself holds them for two minutes."""
         for line in self("squeue", "-h", "-t", "PD", "-o", "%i %r").splitlines():
-            job, reason = line.split()
+            job, reason = line.split(maxsplit=1)
             if reason == "BeginTime":
                 self("scontrol", "update", f"JobId={job}", "StartTime=now")
 

@@ -176,7 +176,9 @@ def test_more_gpus_than_the_machine_is_said_to_have_are_refused(tmp_path):
 def pair(tmp_path) -> tuple[Job, Job]:
     """A shared job and a cell that needs it; nothing has been run."""
     shared, cell = (
-        Job(tmp_path / "jobs" / name, name, stages, needs, tuple(tmp_path / out for out in outcomes), tmp_path / name, 0)
+        Job(
+            tmp_path / "jobs" / name, name, stages, needs, tuple(tmp_path / out for out in outcomes), tmp_path / name, 0
+        )
         for name, stages, needs, outcomes in (
             ("label", ("label",), (), ("DONE",)),
             ("cell", ("train", "evaluate"), ("label",), ("T", "E", "cell/results.json")),

@@ -1,4 +1,4 @@
-"""The jobs of a sweep as processes of this machine: a warning, a kill, `status.py` and `--resume`, without a cluster."""
+"""The jobs of a sweep as processes of this machine: a warning, a kill, `status.py`, `--resume`; without a cluster."""
 
 import json
 import os
