@@ -96,16 +96,14 @@ class PostTraining(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:
         schedule = self.schedule
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            self._trainable(), schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay, fused=True
+            trained, schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay, fused=True
         )
         return {
             "optimizer": optimizer,
             "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule.factor),
         }
-
-    def _trainable(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def on_fit_start(self) -> None:
         self.model.train()  # Lightning keeps the eval mode in which transformers loads a model
@@ -116,7 +114,7 @@ class PostTraining(L.LightningModule):
     def training_step(self, batch: list[Item], batch_index: int) -> None:
         step = self.global_step
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        parameters = self._trainable()
+        parameters = optimizer.param_groups[0]["params"]
         begun = self._begin(batch, step)
         rows, metrics = begun.rows, dict(begun.metrics)
         torch.manual_seed(seed_of("step", self.seed, step))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FOUNDATION
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -17,6 +16,7 @@ from dcsft.models import pretrain
 from dcsft.models.pretrain import Phase, pretrain_language, pretrain_vision
 from dcsft.models.tiny import build_model, build_processor, build_tokenizer
 from dcsft.models.vlm import VLM
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 from dcsft.stages.plan import foundation_recipe
 from dcsft.tasks.foundation_mix import DIGIT_QUESTION, ICON_QUESTION, QUESTIONS, Mix, draw_picture
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FOUNDATION
 from rich.console import Console
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from dcsft.module import Schedule
 from dcsft.paradigms.paradigm import Begun, Item, LossTerm, Paradigm, Setting
 from dcsft.paradigms.sft import SFT
 from dcsft.stages.fitting import fit
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 from dcsft.stages.runtime import Runtime
 
 STEPS = 8
