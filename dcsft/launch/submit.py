@@ -7,7 +7,8 @@ running, be it of this sweep or of another one that shares it.
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from filelock import FileLock
 from omegaconf import DictConfig
 from rich.console import Console
 
-from dcsft.artefacts import write_json
+from dcsft.artefacts import NO_LOCKS, write_json
 from dcsft.config import CONF
 from dcsft.launch.jobs import CONFIG, REPORT, Job, freeze, jobs_of, report_job
 from dcsft.launch.local import Local
@@ -65,6 +66,21 @@ def _sweep_name(cells: Sequence[DictConfig], last: Sequence[str]) -> str:
     return last[0] if len(last) == 1 else f"multirun-{hashlib.sha256(' '.join(last).encode()).hexdigest()[:8]}"
 
 
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Two submissions do not queue one job twice; where there are no locks they may, and the store keeps one result."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: str, console: Console) -> None:
     """Queue what the cells still need.
 
@@ -94,7 +110,7 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
         _show(jobs, scheduler, console)
         return
     (outputs / "jobs").mkdir(parents=True, exist_ok=True)
-    with FileLock(outputs / "jobs" / ".submission.lock"):
+    with _one_at_a_time(outputs / "jobs" / ".submission.lock"):
         queue = scheduler.queue()
         live = {job.name for job in jobs if job.folder in queue and queue[job.folder].live}
         cells_missing = [job for job in jobs if job.stages and not job.done and job.name not in live]

@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -120,6 +123,18 @@ def test_a_script_has_every_knob(tmp_path):
     assert lines.index("module load cuda") < lines.index(run)
     assert "export PYTHONPATH=/code" in script
     assert "[ ${SLURM_RESTART_COUNT:-0} -lt 3 ] && scontrol requeue $SLURM_JOB_ID" in script
+
+
+def test_a_clusters_values_are_written_once_in_a_yaml_of_its_own(tmp_path):
+    """As docs/slurm.md says."""
+    yaml = re.search(r"```yaml\n(.*?)```", (CONF.parent / "docs" / "slurm.md").read_text(), re.DOTALL)
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "launcher" / "ours.yaml").write_text(yaml[1])
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        cfg = compose("config", ["launcher=ours"])
+    assert (cfg.launcher.name, cfg.launcher.partition, cfg.launcher.max_requeues) == ("slurm", "gpu", 20)
 
 
 def test_a_gpu_is_asked_for_where_the_trainer_uses_one(tmp_path):

@@ -1,5 +1,6 @@
 """A sweep on a real SLURM, disturbed in every way that a cluster knows, ends as an undisturbed one."""
 
+import json
 import os
 import re
 import shutil
@@ -78,6 +79,12 @@ def steps(outputs: Path, number: int = 0) -> int:
     return len(files[number].read_text().splitlines()) if len(files) > number else 0
 
 
+def _own_metrics(outputs: Path, job: Path) -> Path:
+    """Where a job's training is."""
+    (done,) = (Path(path) for path in json.loads((job / "job.json").read_text())["outcomes"] if "/train/" in path)
+    return done.parent.with_name(done.parent.name + ".partial") / "metrics.jsonl"
+
+
 def tables(outputs: Path) -> dict[str, pd.DataFrame]:
     """Labels, scores and training metrics by their place in the store."""
     store = outputs / "store"
@@ -126,10 +133,12 @@ def test_a_sweep_that_everything_happens_to_ends_with_the_report_of_an_undisturb
 
     until(cluster, lambda: cluster.ids("sft-m-s0", "R"))
     (job,) = cluster.ids("sft-m-s0", "R")
-    partial = lambda: (outputs / "jobs").glob("*sft-m-s0*/log.txt")  # noqa: E731
-    until(cluster, lambda: "turn 2" in next(partial()).read_text())
+    (log,) = (outputs / "jobs").glob("*-sft-m-s0-*/log.txt")
+    mine = _own_metrics(outputs, log.parent)
+    before = len(mine.read_text().splitlines())
+    until(cluster, lambda: "turn 2" in log.read_text() and len(mine.read_text().splitlines()) > before + 3)
     cluster("scontrol", "requeue", job)
-    until(cluster, lambda: "turn 3" in next(partial()).read_text())
+    until(cluster, lambda: "turn 3" in log.read_text())
 
     until(cluster, lambda: not cluster("squeue", "-h").strip())
     said = run("status.py", "table2", "--outputs", outputs).stdout
