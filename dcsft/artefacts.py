@@ -142,7 +142,7 @@ class Store:
             found = self.find(artefact)  # somebody may have built it while we waited
             if found is not None:
                 return found, True
-            # Without locks, each who computes it needs a folder of its own; a job is known by one number in all its turns.
+            # Without locks, each who computes it needs a folder of its own; a job has one number in all its turns.
             own = os.environ.get("SLURM_JOB_ID", f"{socket.gethostname()}-{os.getpid()}-{id(self)}")
             partial = folder.with_name(folder.name + ".partial" + ("" if lock.is_locked else f"-{own}"))
             partial.mkdir(exist_ok=True)
