@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -52,9 +53,9 @@ class Local(Scheduler):
 
     def queue(self) -> dict[Path, Queued]:
         found: dict[Path, Queued] = {}
-        for path in sorted((self.outputs / "jobs" / ".local").glob("*.json"), key=lambda path: path.stat().st_mtime):
-            if _lives(path):
-                for name, state in json.loads(path.read_text())["states"].items():
+        for path in (self.outputs / "jobs" / ".local").glob("*.json"):
+            for name, state in _supervised(path)["states"].items():
+                if state != "ended":
                     found[self.outputs / "jobs" / name] = Queued(path.stem, state, state)
         return found
 
@@ -74,7 +75,7 @@ class Local(Scheduler):
                 env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
             )
         deadline = time.monotonic() + _START_S
-        while json.loads(path.read_text())["pid"] is None:
+        while path.exists() and not _lives(path):
             if time.monotonic() > deadline:
                 raise ValueError(f"the supervisor must start within {_START_S} s, got nothing; see {log.name}")
             time.sleep(_POLL_S)
@@ -83,10 +84,10 @@ class Local(Scheduler):
         folders = {job.folder for job in jobs}
         pids = set()
         for path in (self.outputs / "jobs" / ".local").glob("*.json"):
-            supervised = json.loads(path.read_text())
-            if folders & {self.outputs / "jobs" / name for name in supervised["states"]} and _lives(path):
+            supervised = _supervised(path)
+            if folders & {self.outputs / "jobs" / name for name in supervised["states"]}:
                 pids.add(supervised["pid"])
-        for pid in pids:
+        for pid in pids - {None}:
             os.kill(pid, signal.SIGTERM)
 
 
@@ -99,6 +100,14 @@ def _lives(path: Path) -> bool:
         return True
     lock.release()
     return False
+
+
+def _supervised(path: Path) -> dict[str, Any]:
+    """What a living supervisor has written down; nothing of one that has ended."""
+    try:
+        return json.loads(path.read_text()) if _lives(path) else {"states": {}}
+    except FileNotFoundError:  # it has just ended
+        return {"states": {}}
 
 
 class Supervisor:
@@ -119,12 +128,13 @@ class Supervisor:
         with FileLock(self.path.with_suffix(".lock")):
             signal.signal(signal.SIGTERM, self._cancelled)
             self._write()
-            while any(state != "ended" for state in self.states.values()):
-                self._collect()
-                self._start()
-                time.sleep(_POLL_S)
-        for suffix in (".json", ".lock", ".log"):
-            self.path.with_suffix(suffix).unlink(missing_ok=True)
+            try:
+                while any(state != "ended" for state in self.states.values()):
+                    self._collect()
+                    self._start()
+                    time.sleep(_POLL_S)
+            finally:
+                self.path.unlink()
 
     def _write(self) -> None:
         limits = {"num_parallel": self.num_parallel, "gpus": len(self.gpus), "max_requeues": self.max_requeues}
