@@ -197,7 +197,7 @@ def test_two_sweeps_share_their_stages_outlive_who_submitted_them_and_a_finished
         assert f"{count} done" in run("status.py", name, "--outputs", tmp_path).stdout
         assert (tmp_path / "report" / name / "report.html").exists()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
-    cluster("scontrol", "requeue", cluster.ids("-sft-s0")[0])
+    cluster("scontrol", "requeue", max(cluster.ids("-sft-s0"), key=int))
     until(cluster, lambda: not cluster("squeue", "-h").strip())
     (log,) = (tmp_path / "jobs").glob("*-sft-s0-*/log.txt")
     assert "nothing to compute" in log.read_text()
