@@ -47,7 +47,8 @@ def _progress(job: Job) -> str:
     """Which stage a running job is in, how far, and how long it will take."""
     stages = [stage for stage, path in zip(job.stages, job.outcomes, strict=False) if not path.exists()]
     now = stages[0] if stages else "the end"
-    path = job.run / FILE
+    place = job.outcomes[job.stages.index(now)].parent if stages else job.run
+    path = place.with_name(f"{place.name}.partial") / FILE
     if not path.exists() or path.stat().st_mtime < job.script.stat().st_mtime:
         return f"{now}, begins"
     shown = json.loads(path.read_text())

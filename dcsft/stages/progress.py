@@ -62,4 +62,8 @@ def bar(console: Console, title: str, total: int, done: int = 0, file: Path | No
     )
     shown = dict(console=console, transient=True, refresh_per_second=2, disable=not console.is_terminal)
     with Progress(*columns, **shown) as progress:
-        yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""), file)
+        try:
+            yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""), file)
+        finally:
+            if file is not None:
+                file.unlink(missing_ok=True)

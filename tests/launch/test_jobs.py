@@ -218,24 +218,26 @@ def test_a_state_is_read_from_folders_and_queue(pair, tmp_path):
     assert state_of(cell, {}, both) == ("missing", "needs label")
     shared.outcomes[0].touch()
     assert state_of(shared, {}, both)[0] == "done"
-    cell.run.mkdir()
+    partial = tmp_path.with_name(f"{tmp_path.name}.partial")
+    partial.mkdir()
     progress = {"title": "train", "done": 12, "total": 60, "seconds_left": 200.0}
-    (cell.run / "progress.json").write_text(json.dumps(progress))
+    (partial / "progress.json").write_text(json.dumps(progress))
     running = {cell.folder: Queued("3", "running", "RUNNING")}
     assert state_of(cell, running, both) == ("running", "train 12/60, 3 min left")
     (tmp_path / "T").touch()
     assert state_of(cell, running, both) == ("running", "evaluate, begins")
     (tmp_path / "E").touch()
     splits = {"id": {"n": 8, "accuracy": 0.75}, "ood": {"n": 4, "accuracy": 0.5}}
+    cell.run.mkdir()
     (cell.run / "results.json").write_text(json.dumps({"splits": splits}))
     ended = {cell.folder: Queued("3", "ended", "COMPLETED")}
     assert state_of(cell, ended, both) == ("done", "id 75.0, ood 50.0")
 
 
-def test_progress_of_an_earlier_attempt_is_not_shown(pair):
+def test_progress_of_an_earlier_attempt_is_not_shown(pair, tmp_path):
     _, cell = pair
-    cell.run.mkdir()
-    path = cell.run / "progress.json"
+    path = tmp_path.with_name(f"{tmp_path.name}.partial") / "progress.json"
+    path.parent.mkdir()
     path.write_text(json.dumps({"title": "train", "done": 12, "total": 60, "seconds_left": None}))
     os.utime(path, (1, 1))
     running = {cell.folder: Queued("3", "running", "RUNNING")}
