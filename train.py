@@ -29,6 +29,11 @@ def main(cfg: DictConfig) -> None:
 
     console, results = console_and_log(), None
     try:
+        if cfg.launcher.name != "local":
+            from dcsft.launch.submit import submit
+
+            submit([cfg], [], "", console)
+            return
         if cfg.stage == "check":
             check.run(resolve(cfg), console)
         else:

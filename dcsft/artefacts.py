@@ -5,6 +5,7 @@ built in `<key>.partial/`, which an interrupted run leaves behind and the next o
 its place when whole. `DONE`, written last, lists every file with its size and SHA-256, so that damage is noticed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 DONE = "DONE"
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""What a file system answers that has no locks."""
 
 
 def _digest(path: Path) -> str:
@@ -134,15 +137,20 @@ class Store:
         if found is not None:
             return found, True
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock(artefact):
+        lock = self._lock(artefact)
+        try:
             found = self.find(artefact)  # somebody may have built it while we waited
             if found is not None:
                 return found, True
-            partial = folder.with_name(folder.name + ".partial")
+            # Without locks, each who computes it needs a folder of its own; a job has one number in all its turns.
+            own = os.environ.get("SLURM_JOB_ID", f"{socket.gethostname()}-{os.getpid()}-{id(self)}")
+            partial = folder.with_name(folder.name + ".partial" + ("" if lock.is_locked else f"-{own}"))
             partial.mkdir(exist_ok=True)
             write_json(partial / "recipe.json", artefact.inputs)
             build(partial)
             self._publish(partial, folder)
+        finally:
+            lock.release()
         self._verified.add(folder)
         return folder, False
 
@@ -160,7 +168,7 @@ class Store:
             shutil.rmtree(partial)
 
     def _lock(self, artefact: Artefact) -> FileLock:
-        """The artefact's lock, acquired; says for whom it waits."""
+        """The artefact's lock, acquired if the file system has any; says for whom it waits."""
         path = self.folder(artefact).with_suffix(".lock")
         lock = FileLock(path)
         owner = path.with_suffix(".owner")
@@ -170,5 +178,10 @@ class Store:
             who = owner.read_text() if owner.exists() else "another process"
             self._say(f"{artefact}: waiting for {who}, which is computing it")
             lock.acquire()
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            self._say(f"{artefact}: the file system has no locks; of two that compute this at once, the first is used")
+            return lock
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         return lock

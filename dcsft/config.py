@@ -308,6 +308,7 @@ def check(cfg: DictConfig) -> None:
         cfg.tuning.name == "full" or min(cfg.tuning.r or 0, cfg.tuning.alpha or 0) > 0,
         f"tuning.r and tuning.alpha must be positive, got {cfg.tuning.r} and {cfg.tuning.alpha}",
     )
+    problems += _launcher_problems(cfg)
     if cfg.paradigm["name"] == "grpo":
         problems += _grpo_problems(cfg)
     require(
@@ -330,6 +331,18 @@ def check(cfg: DictConfig) -> None:
         problems += _target_problems(cfg, group)
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _launcher_problems(cfg: DictConfig) -> list[str]:
+    """What no scheduler need be asked about."""
+    launcher = cfg.launcher
+    least = {"num_parallel": 1, "gpus": 0, "cpus": 1, "warning_s": 2, "max_requeues": 0}
+    given = {name: launcher[name] for name in least}
+    return [
+        f"launcher.{name} must be at least {least[name]}, got {value}"
+        for name, value in given.items()
+        if value is not None and value < least[name]
+    ]
 
 
 def _grpo_problems(cfg: DictConfig) -> list[str]:
@@ -391,7 +404,7 @@ def _explain_hydra(said: str) -> str:
     if found := re.search(r"Could not find '([^'/]+)/([^']+)'", said):
         group, choice = found.groups()
         if not (CONF / group).is_dir():  # one of Hydra's own, from a plugin
-            return f"{group}/{choice} must be installed, got no such plugin; pip install 'dcsft[slurm]'"
+            return f"{group}/{choice} must be installed, got no such plugin of Hydra's"
         options = [file.stem for file in (CONF / group).glob("*.yaml")]
         return f"{group} must be one of {', '.join(sorted(options))}, got {choice!r}; {nearest(choice, options)}"
     if found := re.search(r"override (\S+?)=.* Value '(.*)' of type '\w+' could not be converted to (\w+)", said):

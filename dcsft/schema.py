@@ -196,6 +196,27 @@ class Logger:
 
 
 @dataclass
+class Launcher:
+    name: str = MISSING
+    dry_run: bool = False
+    num_parallel: int | None = None
+    gpus: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    memory: str | None = None
+    cpus: int | None = None
+    extra: list[str] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)
+    container: str | None = None
+    srun: list[str] = field(default_factory=list)
+    python: str | None = None
+    warning_s: int | None = None
+    max_requeues: int | None = None
+
+
+@dataclass
 class Config:
     """One experiment."""
 
@@ -214,6 +235,7 @@ class Config:
     engine: Engine = field(default_factory=Engine)
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
+    launcher: Launcher = field(default_factory=Launcher)
     max_new_tokens: int = MISSING
     kl: float = MISSING
     cold_start: ColdStart = field(default_factory=ColdStart)

@@ -1,5 +1,6 @@
 """The store: computed once, shared, atomic; damage is noticed and a killed builder is not waited for."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -152,3 +153,21 @@ def test_a_killed_builder_is_not_waited_for(tmp_path):
     _, reused = Store(tmp_path / "store", print).get(artefact(), write("mine"))
     assert not reused
     assert time.monotonic() - start < 5
+
+
+def test_a_file_system_without_locks_is_said_and_the_first_result_is_used(store, said, monkeypatch):
+    def has_none(self, timeout=None):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", has_none)
+    other = Store(store.root, said.append)
+
+    def slow(folder: Path) -> None:
+        other.get(artefact(), write("theirs"))  # another process is faster
+        (folder / "payload.txt").write_text("ours")
+
+    folder, _ = store.get(artefact(), slow)
+    assert (folder / "payload.txt").read_text() == "theirs"
+    assert any("the file system has no locks" in line for line in said)
+    assert any("another process was first; its result is used" in line for line in said)
+    assert not list(folder.parent.glob("*.partial*"))

@@ -221,6 +221,7 @@ _SPECIAL = {
 }
 _NUMBERS = ("concurrency", "timeout_s", "num_retries", "patience_s", "backoff_s", "parity_check", "samples_per_request")
 _SPECIAL |= {f"engine.{name}": 3 for name in _NUMBERS}
+_SPECIAL |= {f"launcher.{name}": 3 for name in ("num_parallel", "gpus", "cpus", "warning_s", "max_requeues")}
 
 
 def _keys(cfg) -> dict[str, str]:

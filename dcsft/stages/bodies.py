@@ -22,6 +22,7 @@ from dcsft.ranks import Ranks
 from dcsft.stages import cold_start, evaluate, foundation, label, release_labels, train
 from dcsft.stages.asking import asked
 from dcsft.stages.plan import SHIPPED_FOUNDATION, difficulties, foundation_recipe, plain
+from dcsft.stages.progress import FILE
 from dcsft.stages.runtime import Runtime
 from dcsft.tasks.task import Task
 
@@ -81,6 +82,7 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
         console=console,
         server=asked(plain(cfg.engine), stage, folders, cfg.tuning.r),
         ranks=ranks,
+        progress_file=job.folder / FILE if ranks.first else None,
     )
     place = (trainer.device, cfg.model.attention)
     if stage == "foundation":

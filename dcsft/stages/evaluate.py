@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dcsft import stopping
 from dcsft.artefacts import write_table
 from dcsft.generation.engine import Engine, Sampling
 from dcsft.generation.rollouts import rollouts
@@ -54,6 +55,7 @@ def run(folder: Path, vlm: VLM, task: Task, sampling: Sampling, runtime: Runtime
         for start, shard in shards.items():
             some = examples[start : start + _SHARD]
             if start in missing:
+                stopping.pause_point()
                 groups = rollouts(task, engine, some, 1, sampling, ranks)
                 rows = [score_row(example, group[0]) for example, group in zip(some, groups, strict=True)]
                 if ranks.first:

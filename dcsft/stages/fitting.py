@@ -10,8 +10,10 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 
+from dcsft import stopping
 from dcsft.data.batches import Batches
 from dcsft.models.vlm import VLM
 from dcsft.module import PostTraining, Schedule
@@ -25,16 +27,22 @@ COMPLETIONS = "completions.jsonl"
 
 
 class _Save(L.Callback):
-    """Saves every few steps, atomically; what is shown and logged up to then is on disk first."""
+    """Saves every few steps, and when a scheduler warns, atomically; what is logged up to then is on disk first."""
 
     def __init__(self, folder: Path, every: int, last: int, ledger: Ledger, vlm: VLM, ranks: Ranks) -> None:
         self.folder, self.every, self.last, self.ledger, self.vlm = folder, every, last, ledger, vlm
         self.ranks = ranks
 
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        stopping.listen_again()
+
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
-        if trainer.global_step % self.every and trainer.global_step != self.last:
+        told = {"stop": float(stopping.stop_asked()), "save": float(stopping.save_asked())}
+        stop, save = (bool(number) for number in self.ranks.sums(told).values())  # whichever rank was warned
+        if trainer.global_step % self.every and trainer.global_step != self.last and not (stop or save):
             return
         self.ledger.save(self.vlm.meter, module.tokens_trained, module.tokens_generated)
+        trainer.should_stop = stop
         if not self.ranks.first:  # all ranks hold the same
             return
         temporary = self.folder / f"{CHECKPOINT}.tmp"
@@ -112,6 +120,7 @@ def fit(
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
+                plugins=[LightningEnvironment()],  # one process, whatever scheduler has started it
                 callbacks=[_Save(folder, runtime.checkpoint_every, schedule.steps, ledger, vlm, ranks)],
             )
             try:
@@ -123,7 +132,7 @@ def fit(
                 )
             except SystemExit as stop:  # what Lightning makes of Ctrl-C
                 raise KeyboardInterrupt from stop
-        if trainer.global_step < schedule.steps:  # stopped early, by whatever Lightning heeds: not a finished run
+        if trainer.global_step < schedule.steps:  # stopped early, by whoever asked: not a finished run
             raise KeyboardInterrupt
     vlm.finish()
 

@@ -100,10 +100,18 @@ def opening_comment(sweep: Path) -> str:
 def gather(
     sweep: Path, overrides: Sequence[str], say: Callable[[str], None]
 ) -> tuple[list[Cell], dict[Path | None, Task], Path]:
-    """The cells of a sweep, from the store alone: nothing is computed. Also the tasks, known by
-    their cells' labels, and the folder of outputs."""
+    """The cells of a sweep, as `gather_cells` gives them."""
+    start = f"python train.py -cd {sweep.parent.name} -cn {sweep.stem}"
+    return gather_cells([(cfg, f"{start} {shlex.join(own)}") for cfg, own in sweep_cells(sweep, overrides)], say)
+
+
+def gather_cells(
+    configs: Sequence[tuple[DictConfig, str]], say: Callable[[str], None]
+) -> tuple[list[Cell], dict[Path | None, Task], Path]:
+    """Cells from their configurations and commands, and from the store alone: nothing is computed. Also the tasks,
+    known by their cells' labels, and the folder of outputs."""
     cells, tasks = [], {}
-    for cfg, own in sweep_cells(sweep, overrides):
+    for cfg, command in configs:
         check(cfg)
         task = build_task(cfg)
         artefacts = plan(cfg, task)
@@ -112,7 +120,6 @@ def gather(
         folders = {stage: folder for stage, folder in found.items() if folder is not None}
         complete = {"label", "evaluate", *(["train"] if "train" in artefacts else [])} <= set(folders)
         results = results_of(cfg, task, artefacts, folders) if complete else None
-        command = f"python train.py -cd {sweep.parent.name} -cn {sweep.stem} {shlex.join(own)}"
         cells.append(cell_of(cfg, artefacts, store, results, command))
         tasks[cells[-1].labels] = task
     return cells, tasks, Path(cfg.outputs).absolute()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import beta
 
+from dcsft import stopping
 from dcsft.artefacts import write_table
 from dcsft.generation.engine import Sampling
 from dcsft.generation.rollouts import rollouts
@@ -98,6 +99,7 @@ def run(folder: Path, vlm: VLM, task: Task, num_samples: int, sampling: Sampling
         for start in starts:
             some = examples[start : start + _SHARD]
             if start in missing:
+                stopping.pause_point()
                 groups = rollouts(task, engine, some, num_samples, sampling, ranks)
                 if ranks.first:
                     rows = [rollout_row(rollout) for group in groups for rollout in group]

@@ -33,6 +33,7 @@ NOT_KEYED = {
     "check": "what stage=check looks at, which makes no artefact",
     "distill": "enters the key of stage=distill, which no other stage needs",
     "logger": "who is told",
+    "launcher": "where it runs, and when",
     "model.name": "a name for people; path, dtype and pixels say which model",
     "model.attention": "kernels for the same numbers, up to float rounding",
     "model.gradient_checkpointing": "the same gradient with less memory",

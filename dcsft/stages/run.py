@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.logging import RichHandler
 
+from dcsft import stopping
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.config import STAGES, build, check
 from dcsft.stages.plan import (
@@ -71,6 +72,7 @@ class Run:
             last = STAGES.index(self.cfg.stage)
             for stage, artefact in self.plan.items():
                 if STAGES.index(stage) <= last:
+                    stopping.pause_point()
                     self._stage(stage, artefact, tracker)
             if self.cfg.stage == "export":
                 self.console.print(f"export: {self._export()}", highlight=False, soft_wrap=True)

@@ -33,11 +33,12 @@ class Runtime:
     num_processes: int
     console: Console
     server: Asked | None = None
+    progress_file: Path | None = None
     ranks: Ranks = ALONE
 
     def bar(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
         """A progress bar with the time that remains; it disappears when done."""
-        return bar(self.console, title, total, done)
+        return bar(self.console, title, total, done, self.progress_file)
 
     def features(self, vlm: VLM) -> FeatureCache | None:
         """The shared picture features, where the model allows them and its vision tower is frozen."""

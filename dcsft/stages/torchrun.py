@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from dcsft import stopping
 from dcsft.config import CONF
 from dcsft.stages.bodies import Job, OnStep
 from dcsft.stages.fitting import METRICS
@@ -45,6 +46,7 @@ def compute_with_workers(job: Job, on_step: OnStep) -> None:
     folder.mkdir()
     job.save(folder / "job.json")
     command = [*_agent(num_devices, trainer.num_nodes), "-m", "dcsft.stages.worker", str(folder / "job.json")]
+    heeds = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited: a scheduler's warning is for us, not for them
     with (folder / "torchrun.log").open("w") as errors:
         process = subprocess.Popen(
             command,
@@ -53,9 +55,11 @@ def compute_with_workers(job: Job, on_step: OnStep) -> None:
             env=_environment(num_devices, trainer.threads),
             start_new_session=True,  # Ctrl-C comes to us, and from us to them
         )
+        signal.signal(signal.SIGUSR2, heeds)
         told = 0
         try:
             while process.poll() is None:
+                stopping.pause_point()  # what they have not saved is done again
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_LOOK_S)
                 told = _tell(job.folder / METRICS, told, on_step)

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from dcsft import stopping
 from dcsft.models.features import FeatureCache
 from dcsft.models.vlm import VLM
 from dcsft.module import Schedule
@@ -50,15 +52,21 @@ def _fit(
     killed_after: int | None = None,
     schedule: Schedule = SCHEDULE,
     paradigm: Paradigm | None = None,
+    checkpoint_every: int = 3,
+    kill: signal.Signals | None = None,
+    look: Callable[[int], None] = lambda step: None,
 ) -> list[str]:
-    """Lines of the metrics file; the run is killed when step `killed_after` is done and not yet saved."""
+    """Lines of the metrics file; the run is killed, or sent a signal, when step `killed_after` is not yet saved."""
 
     def on_step(step: int, _: Metrics) -> None:
+        look(step)
         if step == killed_after:
-            raise _Killed
+            if kill is None:
+                raise _Killed
+            os.kill(os.getpid(), kill)
 
     folder.mkdir(exist_ok=True)
-    runtime = _runtime(folder)
+    runtime = _runtime(folder, checkpoint_every)
     setting = Setting(None, {}, items, runtime.features(vlm), 8, "tree", 8, 0)  # SFT asks no judge
     fit("test", vlm, paradigm or SFT(), items, 6, schedule, 0, 2, setting, folder, runtime, on_step)
     return (folder / "metrics.jsonl").read_text().splitlines()
@@ -83,6 +91,54 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
         assert torch.equal(tensor, resumed.trainable_state()[name]), name
     costs = [json.loads((tmp_path / run / "cost.json").read_text()) for run in ("whole", "resumed")]
     assert costs[0]["tokens_trained"] == costs[1]["tokens_trained"] > 0
+
+
+@pytest.fixture
+def warnings_heeded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process listens as a job does."""
+    signals = (signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.getsignal(some) for some in signals]
+    monkeypatch.setattr(stopping, "_told", stopping._Warnings())
+    stopping.listen(60, on_term=True)
+    yield
+    signal.alarm(0)
+    for some, handler in zip(signals, before, strict=True):
+        signal.signal(some, handler)
+
+
+@pytest.mark.parametrize("warned_after", [1, 5, STEPS - 1])
+def test_a_warned_run_saves_at_the_batch_end_and_goes_on_bit_for_bit(
+    lora: Callable[..., VLM],
+    icon_items: Callable[[int], list[Item]],
+    tmp_path: Path,
+    warnings_heeded: None,
+    monkeypatch: pytest.MonkeyPatch,
+    warned_after: int,
+) -> None:
+    items = icon_items(10)
+    expected = _fit(lora(dropout=0.3), items, tmp_path / "whole", checkpoint_every=100)
+    with pytest.raises(KeyboardInterrupt):
+        _fit(lora(dropout=0.3), items, tmp_path / "warned", warned_after, checkpoint_every=100, kill=signal.SIGUSR2)
+    saved = torch.load(tmp_path / "warned" / "last.ckpt", weights_only=True)["global_step"]
+    assert saved == warned_after
+    monkeypatch.setattr(stopping, "_told", stopping._Warnings())  # another turn is another process
+    assert _fit(lora(dropout=0.3), items, tmp_path / "warned", checkpoint_every=100) == expected
+
+
+def test_a_run_that_is_about_to_be_killed_saves_and_works_on(
+    lora: Callable[..., VLM], icon_items: Callable[[int], list[Item]], tmp_path: Path, warnings_heeded: None
+) -> None:
+    """TERM: who ends by itself now is not run again by the scheduler, and who is cancelled must not be."""
+    items = icon_items(10)
+    saved = []
+
+    def look(step: int) -> None:
+        path = tmp_path / "last.ckpt"
+        saved.append(torch.load(path, weights_only=True)["global_step"] if path.exists() else None)
+
+    lines = _fit(lora(), items, tmp_path, 3, checkpoint_every=100, kill=signal.SIGTERM, look=look)
+    assert len(lines) == STEPS
+    assert saved == [None, None, None, *[3] * (STEPS - 3)]
 
 
 def test_dropout_is_on_in_training(

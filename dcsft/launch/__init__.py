@@ -1,0 +1,1 @@
+"""Where, and beside what else: the cells of a sweep as jobs."""

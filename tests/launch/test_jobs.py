@@ -1,0 +1,262 @@
+"""How cells become jobs, what their scripts say, and what is said of them; nothing is run."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from dcsft.config import CONF, check, register
+from dcsft.launch.jobs import Job, jobs_of
+from dcsft.launch.scheduler import Queued, last_line
+from dcsft.launch.slurm import Slurm
+from dcsft.launch.status import Sweep, duration, state_of
+from dcsft.launch.submit import snapshot, submit
+from dcsft.stages.gather import sweep_cells
+from dcsft.stages.plan import build_task, plain, plan
+
+SWEEPS = CONF.parent / "sweeps"
+SMALL = ["task.num_train=24", "task.num_cold_start=8", "task.num_test=8"]
+
+
+def cells(sweep: str, *overrides: str) -> list:
+    register()
+    return [cfg for cfg, _ in sweep_cells(SWEEPS / f"{sweep}.yaml", [*SMALL, *overrides])]
+
+
+def jobs(outputs: Path, sweep: str, *overrides: str) -> list[Job]:
+    return [job for job, _ in jobs_of(cells(sweep, *overrides), outputs)[0]]
+
+
+def test_what_all_cells_of_a_seed_need_is_one_job_before_them(tmp_path):
+    planned = jobs(tmp_path, "table2")
+    shared = [job for job in planned if job.stages == ("cold_start", "label")]
+    own = planned[len(shared) :]
+    assert planned[: len(shared)] == shared, "a job stands after those it needs"
+    assert [job.title for job in shared] == [f"cold start, label of 6 cells, seed {seed}" for seed in (0, 1, 2)]
+    assert len(own) == 18
+    for seed, job in enumerate(shared):
+        assert sum(other.needs == (job.name,) for other in own) == 6
+        assert not job.needs
+        assert job.title.endswith(str(seed))
+    baseline = next(job for job in own if job.title == "Cold start, seed 0")
+    assert baseline.stages == ("evaluate",)
+    assert next(job for job in own if job.title == "GRPO, seed 0").stages == ("train", "evaluate")
+
+
+def test_three_training_seeds_share_one_labelling(tmp_path):
+    planned = jobs(tmp_path, "table2", "seed=0", "arm=sft", "seeds.train=0,1,2")
+    assert [job.stages for job in planned] == [("cold_start", "label"), *[("train", "evaluate")] * 3]
+
+
+def test_a_single_cell_is_a_single_job(tmp_path):
+    (job,) = jobs(tmp_path, "table2", "seed=0", "arm=sft")
+    assert job.stages == ("cold_start", "label", "train", "evaluate")
+    assert job.outcomes[-1] == job.run / "results.json"
+
+
+def test_two_sweeps_name_a_shared_job_alike(tmp_path):
+    first, second = (jobs(tmp_path, sweep, "seed=0")[0] for sweep in ("table1", "table2"))
+    assert first.name == second.name
+    assert first.folder == second.folder
+
+
+def test_cells_that_are_one_experiment_are_refused(tmp_path):
+    said = "a sweep's cells must differ, got 'SFT, seed 0' and 'SFT, seed 0', which are one experiment"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        jobs(tmp_path, "table2", "seed=0", "arm=sft", "model.attention=auto,sdpa")
+
+
+def test_a_frozen_configuration_asks_for_the_same_artefacts(tmp_path, monkeypatch):
+    (cfg,) = cells("table2", "launcher=submitit_local", f"outputs={tmp_path}", "seed=0", "arm=grpo", "train.lr=1e-5")
+    monkeypatch.setattr("dcsft.launch.local.Local.submit", lambda self, jobs: None)
+    submit([cfg], [], "", Console(quiet=True))
+    (path,) = (tmp_path / "jobs").glob("*/config.yaml")
+    frozen = OmegaConf.load(path)
+    check(frozen)
+    keys = [{stage: one.key for stage, one in plan(some, build_task(some)).items()} for some in (cfg, frozen)]
+    assert keys[0] == keys[1]
+    assert "${" not in path.read_text()
+
+
+def test_an_edit_after_submission_makes_another_snapshot(tmp_path, monkeypatch):
+    code = tmp_path / "code"
+    for name in ("dcsft", "conf"):
+        (code / name).mkdir(parents=True)
+        (code / name / "one.py").write_text("number = 1")
+    monkeypatch.setattr("dcsft.launch.submit._ROOT", code)
+    before = snapshot(tmp_path / "outputs")
+    assert snapshot(tmp_path / "outputs") == before
+    (code / "dcsft" / "one.py").write_text("number = 2")
+    assert snapshot(tmp_path / "outputs") != before
+    assert (before / "dcsft" / "one.py").read_text() == "number = 1"
+
+
+KNOBS = (
+    *("launcher.partition=h100", "launcher.account=lab", "launcher.qos=low", "launcher.time=08:00:00"),
+    *("launcher.memory=64G", "launcher.cpus=8", "launcher.gpus=2", "launcher.extra=['--constraint=a b']"),
+    *("launcher.setup=[module load cuda]", "launcher.container='apptainer exec --nv image.sif'"),
+    *("launcher.srun=['--mpi=none']", "launcher.python=python3", "launcher.warning_s=90", "launcher.max_requeues=3"),
+)
+
+
+def test_a_script_has_every_knob(tmp_path):
+    ((job, cfg),) = jobs_of(cells("table2", "seed=0", "arm=sft", "launcher=slurm", *KNOBS), tmp_path)[0]
+    script = Slurm(plain(cfg.launcher), tmp_path).script(job, Path("/code"))
+    options = re.findall(r"^#SBATCH (.*)$", script, re.MULTILINE)
+    assert options == [
+        f"--job-name={job.name}",
+        f"--output={job.folder}/log.txt",
+        *("--open-mode=append", "--nodes=1", "--ntasks-per-node=1", "--requeue", "--signal=USR2@90"),
+        *("--kill-on-invalid-dep=yes", "--partition=h100", "--account=lab", "--qos=low", "--time=08:00:00"),
+        *("--mem=64G", "--cpus-per-task=8", "--gpus-per-node=2", "'--constraint=a b'"),
+    ]
+    lines = script.splitlines()
+    assert "module load cuda" in lines
+    run = f"srun --mpi=none apptainer exec --nv image.sif python3 -P -m dcsft.launch.job {job.folder}"
+    assert lines.index("module load cuda") < lines.index(run)
+    assert "export PYTHONPATH=/code" in script
+    assert "[ ${SLURM_RESTART_COUNT:-0} -lt 3 ] && scontrol requeue $SLURM_JOB_ID" in script
+
+
+def test_a_clusters_values_are_written_once_in_a_yaml_of_its_own(tmp_path):
+    """As docs/slurm.md says."""
+    yaml = re.search(r"```yaml\n(.*?)```", (CONF.parent / "docs" / "slurm.md").read_text(), re.DOTALL)
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "launcher" / "ours.yaml").write_text(yaml[1])
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        cfg = compose("config", ["launcher=ours"])
+    assert (cfg.launcher.name, cfg.launcher.partition, cfg.launcher.max_requeues) == ("slurm", "gpu", 20)
+
+
+def test_a_gpu_is_asked_for_where_the_trainer_uses_one(tmp_path):
+    slurm = ("seed=0", "arm=sft", "launcher=slurm")
+    assert jobs(tmp_path, "table2", *slurm)[0].num_gpus == 0
+    assert jobs(tmp_path, "table2", *slurm, "trainer=gpu")[0].num_gpus == 1
+
+
+def test_a_dry_run_shows_scripts_and_what_is_reused_and_leaves_nothing(tmp_path, capsys):
+    some = cells("table2", "seed=0", "arm=baseline,sft", "launcher=slurm", "launcher.dry_run=true")
+    for cfg in some:
+        cfg.outputs = str(tmp_path)
+    shared = jobs_of(some, tmp_path)[0][0][0]
+    shared.outcomes[0].parent.mkdir(parents=True)
+    shared.outcomes[0].write_text("{}")
+    submit(some, ["", ""], "", Console(width=200))
+    said = capsys.readouterr().out
+    assert said.count("#!/bin/bash") == 4  # the shared stages, two cells, the report
+    assert "cold start, label of 2 cells, seed 0: computes label; reuses cold_start" in said
+    assert "SFT, seed 0: computes train, evaluate; after cold start, label of 2 cells, seed 0" in said
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_no_slurm_on_this_machine_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (cfg,) = cells("table2", "seed=0", "arm=sft", "launcher=slurm")
+    cfg.outputs = str(tmp_path)
+    with pytest.raises(ValueError, match=r"^launcher=slurm must be used where SLURM is, got no sbatch on this machine"):
+        submit([cfg], [], "", Console(quiet=True))
+    assert not list((tmp_path / "jobs").glob("*/job.sh"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["launcher=slurm", "launcher.warning_s=0"], "launcher.warning_s must be at least 2, got 0"),
+        (["launcher=submitit_local", "launcher.num_parallel=0"], "launcher.num_parallel must be at least 1, got 0"),
+        (["launcher=slurm", "launcher.gpus=-1"], "launcher.gpus must be at least 0, got -1"),
+    ],
+)
+def test_a_wrong_value_is_refused(overrides, said):
+    (cfg,) = cells("table2", "seed=0", "arm=sft", *overrides)
+    with pytest.raises(ValueError, match=said):
+        check(cfg)
+
+
+def test_more_gpus_than_the_machine_is_said_to_have_are_refused(tmp_path):
+    (cfg,) = cells("table2", "seed=0", "arm=sft", "launcher=submitit_local", "trainer=gpu", f"outputs={tmp_path}")
+    with pytest.raises(ValueError, match=r"launcher.gpus must be at least 1, the GPUs of one job, got 0"):
+        submit([cfg], [], "", Console(quiet=True))
+
+
+@pytest.fixture
+def pair(tmp_path) -> tuple[Job, Job]:
+    """A shared job and a cell that needs it; nothing has been run."""
+    shared, cell = (
+        Job(
+            tmp_path / "jobs" / name, name, stages, needs, tuple(tmp_path / out for out in outcomes), tmp_path / name, 0
+        )
+        for name, stages, needs, outcomes in (
+            ("label", ("label",), (), ("DONE",)),
+            ("cell", ("train", "evaluate"), ("label",), ("T", "E", "cell/results.json")),
+        )
+    )
+    for job in (shared, cell):
+        job.folder.mkdir(parents=True)
+        job.save()
+        job.script.touch()
+    return shared, cell
+
+
+def test_a_state_is_read_from_folders_and_queue(pair, tmp_path):
+    shared, cell = pair
+    both = {job.name: job for job in pair}
+    assert Job.load(cell.folder) == cell
+    assert state_of(shared, {}, both) == ("missing", "was not begun")
+    assert state_of(cell, {cell.folder: Queued("2", "waiting", "Dependency")}, both) == ("waiting", "for label")
+    assert state_of(shared, {shared.folder: Queued("1", "running", "")}, both) == ("running", "label, begins")
+    shared.log.write_text("begun\nValueError: no room\n\n")
+    assert state_of(shared, {}, both) == ("failed", f"ValueError: no room ({shared.log})")
+    assert state_of(cell, {}, both) == ("missing", "needs label")
+    shared.outcomes[0].touch()
+    assert state_of(shared, {}, both)[0] == "done"
+    partial = tmp_path.with_name(f"{tmp_path.name}.partial")
+    partial.mkdir()
+    progress = {"title": "train", "done": 12, "total": 60, "seconds_left": 200.0}
+    (partial / "progress.json").write_text(json.dumps(progress))
+    running = {cell.folder: Queued("3", "running", "RUNNING")}
+    assert state_of(cell, running, both) == ("running", "train 12/60, 3 min left")
+    (tmp_path / "T").touch()
+    assert state_of(cell, running, both) == ("running", "evaluate, begins")
+    (tmp_path / "E").touch()
+    splits = {"id": {"n": 8, "accuracy": 0.75}, "ood": {"n": 4, "accuracy": 0.5}}
+    cell.run.mkdir()
+    (cell.run / "results.json").write_text(json.dumps({"splits": splits}))
+    ended = {cell.folder: Queued("3", "ended", "COMPLETED")}
+    assert state_of(cell, ended, both) == ("done", "id 75.0, ood 50.0")
+
+
+def test_progress_of_an_earlier_attempt_is_not_shown(pair, tmp_path):
+    _, cell = pair
+    path = tmp_path.with_name(f"{tmp_path.name}.partial") / "progress.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"title": "train", "done": 12, "total": 60, "seconds_left": None}))
+    os.utime(path, (1, 1))
+    running = {cell.folder: Queued("3", "running", "RUNNING")}
+    assert state_of(cell, running, {job.name: job for job in pair}) == ("running", "train, begins")
+
+
+def test_the_last_line_of_a_long_log_is_found(tmp_path):
+    (tmp_path / "log.txt").write_text("x" * 20000 + "\nthe end\n\n")
+    assert last_line(tmp_path / "log.txt") == "the end"
+    assert last_line(tmp_path / "none.txt") is None
+
+
+def test_a_sweep_that_was_not_submitted_is_named_with_those_that_were(tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "table1.json").write_text("{}")
+    with pytest.raises(ValueError, match="must be one that was submitted, got 'table7'; there are: table1"):
+        Sweep.load(tmp_path, "table7")
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.2, "1 s"), (29, "29 s"), (90, "2 min"), (7500, "2 h 5 min")])
+def test_a_duration_is_said_for_people(seconds, said):
+    assert duration(seconds) == said
