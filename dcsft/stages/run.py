@@ -21,7 +21,6 @@ from rich.logging import RichHandler
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.config import STAGES, build, check
 from dcsft.stages.plan import (
-    SHIPPED_FOUNDATION,
     arm_name,
     build_task,
     difficulties,
@@ -29,6 +28,7 @@ from dcsft.stages.plan import (
     plain,
     plan,
     run_name,
+    shipped_foundation,
 )
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
@@ -180,7 +180,7 @@ class Run:
         place = (trainer.device, cfg.model.attention)
         if stage == "foundation":
             torch.set_num_threads(os.cpu_count() or 1)
-            foundation.run(folder, foundation_recipe(cfg), runtime)
+            foundation.run(folder, cfg.model.world, foundation_recipe(cfg), runtime)
             return
         if stage == "cold_start":
             settings, seed = plain(cfg.cold_start), cfg.seeds.cold_start
@@ -267,7 +267,7 @@ class Run:
         """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""
         if "foundation" in self.folders:
             return self.folders["foundation"] / "model"
-        return self.cfg.model.path or SHIPPED_FOUNDATION
+        return self.cfg.model.path or shipped_foundation(self.cfg)
 
     # --- what people see ----------------------------------------------------------------------------------------
 

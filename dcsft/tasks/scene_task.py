@@ -14,7 +14,7 @@ from dcsft.boxes import Frame
 from dcsft.records import Example, Picture
 from dcsft.rewards.reward import Reward
 from dcsft.seeding import stream
-from dcsft.tasks.scenes import MOST_ICONS, RENDERER_VERSION, USES, Scene, SceneStyle, draw_layout, draw_scene
+from dcsft.tasks.scenes import MOST_ICONS, RENDERER_VERSION, USES, Scene, SceneStyle, draw_layout, draw_scene, style_of
 from dcsft.tasks.task import Task
 
 _TRAINING = ("cold_start", "train")
@@ -53,14 +53,10 @@ class _Split:
     questions: dict[str, float]
 
 
-def _same_keys(option: str, node: Mapping[str, Any], record: type) -> None:
-    names = {field.name for field in fields(record)}
+def _split_of(option: str, node: Mapping[str, Any], kinds: Sequence[str]) -> _Split:
+    names = {field.name for field in fields(_Split)}
     if set(node) != names:
         raise ValueError(f"{option} must have {', '.join(sorted(names))}, got {', '.join(sorted(node))}; see conf/task/")
-
-
-def _split_of(option: str, node: Mapping[str, Any], kinds: Sequence[str]) -> _Split:
-    _same_keys(option, node, _Split)
     least, most = node["num_icons"]
     if not 1 <= least <= most <= MOST_ICONS:
         raise ValueError(f"{option}.num_icons must be [least, most] of 1 to {MOST_ICONS}, got {[least, most]}")
@@ -113,8 +109,7 @@ class SceneTask(Task):
             raise ValueError(f"task.label_noise must be a share in [0, 1], got {label_noise}; give a probability")
         if "id" not in splits:
             raise ValueError(f"task.splits must have id, got {', '.join(splits) or 'none'}; training follows it")
-        _same_keys("task.style", style, SceneStyle)
-        self.style = SceneStyle(**{**style, "sizes_px": (style["sizes_px"][0], style["sizes_px"][1])})
+        self.style = style_of("task.style", style)
         self.seed, self.test_seed, self.label_noise = seed, test_seed, label_noise
         self.frame = frame
         self._splits = {name: _split_of(f"task.splits.{name}", node, kinds) for name, node in splits.items()}

@@ -1,8 +1,9 @@
 """Scenes of the icon world: several coloured icons on a canvas, each with its exact box."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -94,6 +95,24 @@ class SceneStyle:
     blur: float
     noise: float
     """Largest standard deviation of the pixels' noise."""
+
+
+def style_of(option: str, node: Mapping[str, Any]) -> SceneStyle:
+    """A style as a yaml has it; `option` is what the yaml calls it.
+
+    Raises:
+        ValueError: something is missing, unknown or out of range.
+    """
+    names = {field.name for field in fields(SceneStyle)}
+    if set(node) != names:
+        raise ValueError(f"{option} must have {', '.join(sorted(names))}, got {', '.join(sorted(node))}; see conf/task/")
+    for name in ("repeats", "clutter", "blur"):
+        if not 0 <= node[name] <= 1:
+            raise ValueError(f"{option}.{name} must be a share in [0, 1], got {node[name]}; give a probability")
+    least, most = node["sizes_px"]
+    if not 8 <= least <= most <= SCENE_PX // _CELLS:
+        raise ValueError(f"{option}.sizes_px must be [least, most] of 8 to {SCENE_PX // _CELLS}, got {[least, most]}")
+    return SceneStyle(**{**node, "sizes_px": (least, most)})
 
 
 @lru_cache(1024)
