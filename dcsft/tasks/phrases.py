@@ -13,7 +13,7 @@ RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": 
 """The axis of each (0: x, 1: y) and on which side of the anchor the icon is."""
 CLEAR_PX = 12
 """An icon is left of another when its centre is at least so far left; one that is less far makes a phrase unclear."""
-_TRIES = 8
+_TRIES = 30
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ def draw_phrase(rng: Generator, scene: Scene, form: str) -> tuple[Phrase, Icon] 
         number = int(rng.integers(len(scene)))
         icon, others = scene[number], [*scene[:number], *scene[number + 1 :]]
         phrase = _candidate(rng, icon, others, form)
-        twin = form not in ("relation", "relation_both") or Phrase(icon.name).named(scene) is None
-        if twin and phrase.named(scene) == icon:
-            return phrase, icon
+        if form in ("relation", "relation_both") and Phrase(icon.name).named(scene) is not None:
+            continue
+        named = phrase.named(scene)
+        if named is not None:
+            return phrase, named
     return None

@@ -114,6 +114,7 @@ class SceneTask(Task):
         self.frame = frame
         self._splits = {name: _split_of(f"task.splits.{name}", node, kinds) for name, node in splits.items()}
         self._sizes = {"cold_start": num_cold_start, "train": num_train} | dict.fromkeys(splits, num_test)
+        self._drawn: dict[str, list[Example]] = {}
         order = np.random.default_rng(class_seed).permutation(sorted(USES)).tolist()
         self.id_classes, self.novel_classes = tuple(order[:num_id_classes]), tuple(order[num_id_classes:])
 
@@ -147,7 +148,9 @@ class SceneTask(Task):
     def examples(self, split: str) -> Sequence[Example]:
         if split not in self._sizes:
             raise ValueError(f"split must be one of {', '.join(self._sizes)}, got {split!r}; see task.splits")
-        return [self._example(split, index) for index in range(self._sizes[split])]
+        if split not in self._drawn:
+            self._drawn[split] = [self._example(split, index) for index in range(self._sizes[split])]
+        return self._drawn[split]
 
     def scene(self, split: str, index: int) -> tuple[Scene, Asked]:
         """The layout of an example and what is asked; scenes are drawn until one allows the kind of question."""
