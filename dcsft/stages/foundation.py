@@ -16,7 +16,7 @@ from dcsft.tasks.foundation_mix import DIGIT_QUESTION, ICON_QUESTION, QUESTIONS,
 
 MODEL = "model"
 _TEMPLATE_WORDS = ("system\nYou are a helpful assistant.", "user\nassistant\n")
-_CORPUS = 3000  # questions that the tokenizer learns its words from
+CORPUS = 3000  # questions that the tokenizer learns its words from
 
 
 class _Training:
@@ -76,7 +76,7 @@ def _scenes(training: _Training) -> VLM:
     mix, seed = scene_mix.SceneMix(**training.mix), training.recipe["seed"]
     pool = scene_mix.draw_pool(mix, training.runtime.num_processes)
     pictures, labels, edges = training.collect(pool, mix.num_pictures)
-    vlm = training.build([*scene_mix.corpus(mix, _CORPUS), *_TEMPLATE_WORDS * 30])
+    vlm = training.build([*scene_mix.corpus(mix, CORPUS), *_TEMPLATE_WORDS * 30])
     told = (training.folder, training.progress)
     pretrain_detection(
         vlm.model, vlm.processor, pictures, labels, edges, scene_mix.NUM_LABELS, training.vision, seed, *told

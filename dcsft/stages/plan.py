@@ -55,7 +55,13 @@ def shipped_foundation(cfg: DictConfig) -> Path:
     """
     if cfg.model.world not in _SHIPPED:
         raise ValueError(f"model.world must be one of {', '.join(_SHIPPED)}, got {cfg.model.world!r}; see conf/model/")
-    return Path(str(files("dcsft.models").joinpath(_SHIPPED[cfg.model.world])))
+    folder = Path(str(files("dcsft.models").joinpath(_SHIPPED[cfg.model.world])))
+    if not (folder / "recipe.json").exists():
+        raise ValueError(
+            f"model.world must be one whose weights come with the package, got {cfg.model.world}; add "
+            "model.from_scratch=true to train them (some minutes)"
+        )
+    return folder
 
 
 def plain(node: Any) -> Any:

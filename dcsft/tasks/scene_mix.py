@@ -99,9 +99,7 @@ def corpus(mix: SceneMix, count: int) -> list[str]:
     return [mix.ask(mix.layout(i), stream("scenes", "corpus", mix.seed, i))[0] for i in range(count)]
 
 
-def _draw_many(
-    mix: SceneMix, indices: range
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]:
+def _draw_many(mix: SceneMix, indices: range) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]:
     scenes = [mix.layout(index) for index in indices]
     pixels = [stream("scenes", "pool", mix.seed, index) for index in indices]
     pictures = np.stack([draw_scene(scene, rng, mix.seen) for scene, rng in zip(scenes, pixels, strict=True)])

@@ -56,7 +56,9 @@ class _Split:
 def _split_of(option: str, node: Mapping[str, Any], kinds: Sequence[str]) -> _Split:
     names = {field.name for field in fields(_Split)}
     if set(node) != names:
-        raise ValueError(f"{option} must have {', '.join(sorted(names))}, got {', '.join(sorted(node))}; see conf/task/")
+        raise ValueError(
+            f"{option} must have {', '.join(sorted(names))}, got {', '.join(sorted(node))}; see conf/task/"
+        )
     least, most = node["num_icons"]
     if not 1 <= least <= most <= MOST_ICONS:
         raise ValueError(f"{option}.num_icons must be [least, most] of 1 to {MOST_ICONS}, got {[least, most]}")

@@ -105,7 +105,9 @@ def style_of(option: str, node: Mapping[str, Any]) -> SceneStyle:
     """
     names = {field.name for field in fields(SceneStyle)}
     if set(node) != names:
-        raise ValueError(f"{option} must have {', '.join(sorted(names))}, got {', '.join(sorted(node))}; see conf/task/")
+        raise ValueError(
+            f"{option} must have {', '.join(sorted(names))}, got {', '.join(sorted(node))}; see conf/task/"
+        )
     for name in ("repeats", "clutter", "blur"):
         if not 0 <= node[name] <= 1:
             raise ValueError(f"{option}.{name} must be a share in [0, 1], got {node[name]}; give a probability")

@@ -5,12 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dcsft.boxes import first_corners
 from dcsft.seeding import stream
-from dcsft.tasks.icon_choice import IconChoice
-from dcsft.tasks.icon_scenes import IconScenes
 from dcsft.tasks.phrases import FORMS, Phrase, draw_phrase
 from dcsft.tasks.scene_mix import token_labels
 from dcsft.tasks.scene_task import SceneTask
@@ -24,7 +21,6 @@ from dcsft.tasks.scenes import (
     SceneStyle,
     draw_layout,
     draw_scene,
-    style_of,
 )
 
 PLAIN = SceneStyle((20, 36), repeats=0.35, clutter=0, blur=0, noise=0)
@@ -86,7 +82,9 @@ def test_every_class_can_be_drawn_and_is_what_the_style_says() -> None:
 def test_pictures_are_pure_functions_of_seed_split_and_index(make: Callable, name: str) -> None:
     one, other = make(name), make(name)
     last = one.examples("train")[-1].pictures[0].open().tobytes()  # opened first
-    assert other.examples("train")[0].pictures[0].open().tobytes() == one.examples("train")[0].pictures[0].open().tobytes()
+    assert (
+        other.examples("train")[0].pictures[0].open().tobytes() == one.examples("train")[0].pictures[0].open().tobytes()
+    )
     assert other.examples("train")[-1].pictures[0].open().tobytes() == last
     assert make(name, "task.num_train=7").examples("train") == one.examples("train")[:7]
 
