@@ -1,6 +1,8 @@
 # Each target does its own set-up: a virtual environment in .venv, made anew when the dependencies change.
 PYTHON ?= python3
 BIN := .venv/bin
+SWIFT := .venv-swift/bin
+ROUNDS ?= 3
 
 .PHONY: demo test benchmark clean
 
@@ -15,9 +17,11 @@ test: .venv/.installed-test       ## lint, types, layers, and every test that ne
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadfile
 
-benchmark: .venv/.installed-bench ## speed against the naive way and against TRL, as ratios within one run
-	$(BIN)/python benchmarks/labelling.py
-	$(BIN)/python benchmarks/sft.py
+benchmark: .venv/.installed-bench .venv-swift/.installed ## speed against the naive way, TRL and ms-swift, as ratios within one run
+	$(BIN)/python benchmarks/labelling.py --rounds $(ROUNDS)
+	$(BIN)/python benchmarks/grpo_loss.py --rounds $(ROUNDS)
+	$(BIN)/python benchmarks/sft.py --rounds $(ROUNDS)
+	$(BIN)/python benchmarks/grpo.py --rounds $(ROUNDS)
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "dcsft needs Python 3.11 or newer"'
@@ -35,5 +39,12 @@ benchmark: .venv/.installed-bench ## speed against the naive way and against TRL
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
+# ms-swift wants other versions of our dependencies; it imports torchvision, but needs nothing of it.
+.venv-swift/.installed: Makefile
+	$(PYTHON) -m venv .venv-swift
+	$(SWIFT)/pip install --quiet --disable-pip-version-check torch==2.13.0 ms-swift==4.6.0 msgspec
+	$(SWIFT)/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 qwen_vl_utils==0.0.14 av==18.1.0
+	touch $@
+
 clean:                            ## everything that was computed or installed
-	rm -rf .venv outputs/store outputs/runs outputs/sweeps outputs/report
+	rm -rf .venv .venv-swift outputs/store outputs/runs outputs/sweeps outputs/report

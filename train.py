@@ -24,11 +24,15 @@ def fail(error: Exception) -> None:
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Run the stages of `cfg`, reusing what is there."""
+    from dcsft.stages import check
     from dcsft.stages.run import Run, console_and_log, resolve
 
-    console = console_and_log()
+    console, results = console_and_log(), None
     try:
-        results = Run(resolve(cfg), console)()
+        if cfg.stage == "check":
+            check.run(resolve(cfg), console)
+        else:
+            results = Run(resolve(cfg), console)()
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")
     except Exception as error:

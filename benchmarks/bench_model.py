@@ -15,6 +15,8 @@ from dcsft.models.tiny import build_model, build_processor, build_tokenizer
 from dcsft.models.vlm import VLM
 from dcsft.records import Message, Picture
 
+REAL_VOCABULARY = 151_936
+"""Qwen2.5-VL's."""
 SIDE = 224
 """Pixels: 64 merged picture tokens."""
 NAMES = ("goldfish", "tabby cat", "sports car", "pizza", "mushroom", "jellyfish", "ambulance", "bald eagle")
@@ -28,7 +30,7 @@ def build(folder: Path, num_pictures: int, vocab_size: int | None = None) -> Non
     """Write `folder`/model, `folder`/pictures and `folder`/rows.json.
 
     Args:
-        vocab_size: of the model; None: of its tokenizer. Qwen2.5-VL has 151,936.
+        vocab_size: of the model; None: that of its tokenizer, 448.
     """
     tokenizer = build_tokenizer([QUESTION, FILLER, _SYSTEM, *NAMES] * 4, 448)
     config = build_model(
@@ -49,12 +51,12 @@ def build(folder: Path, num_pictures: int, vocab_size: int | None = None) -> Non
         path = folder / "pictures" / f"{number}.png"
         noise = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
         Image.fromarray(noise).save(path)
-        rows.append({"picture": str(path.resolve()), "answer": NAMES[number % len(NAMES)]})
+        rows.append({"picture": str(path.resolve()), "question": QUESTION, "answer": NAMES[number % len(NAMES)]})
     (folder / "rows.json").write_text(json.dumps(rows))
 
 
 def read_rows(folder: Path) -> list[dict[str, str]]:
-    """One of `picture` (a file) and `answer` for each picture."""
+    """`picture` (a file), `question` and `answer` of each row."""
     return json.loads((folder / "rows.json").read_text())
 
 

@@ -8,7 +8,6 @@ times in generate(num_return_sequences=8), once each from a shared prefix, never
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 from bench_model import build, picture, prompt_tokens, question_of, read_rows
-from measuring import Measured, alternate, console, cpu_rate, publish
+from measuring import Measured, alternate, console, cpu_rate, peak_mib, publish
 from rich.console import Console
 from torch import Tensor
 
@@ -145,10 +144,6 @@ class _Photos(Task):
         return {}
 
 
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def label_and_weigh(folder: Path, num_rows: int) -> None:
     """In a process of its own: run the label stage and print its peak memory, in MiB."""
     vlm = VLM.load(folder / "model")
@@ -163,10 +158,10 @@ def label_and_weigh(folder: Path, num_rows: int) -> None:
         num_processes=1,
         console=Console(quiet=True),
     )
-    loaded = _peak_mib()
+    loaded = peak_mib()
     with tempfile.TemporaryDirectory() as out:
         label.run(Path(out), vlm, _Photos(folder, num_rows), SAMPLES, SAMPLING, runtime)
-    print(json.dumps({"rows": num_rows, "loaded_mib": loaded, "peak_mib": _peak_mib()}))
+    print(json.dumps({"rows": num_rows, "loaded_mib": loaded, "peak_mib": peak_mib()}))
 
 
 def memory(folder: Path) -> list[dict[str, float]]:

@@ -9,11 +9,14 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from bench_model import QUESTION, picture, read_rows
+from measuring import peak_mib
 from rich.console import Console
 
 from dcsft.models.render import append_completions, completion_logits, render_prompts, tokenize_answer
@@ -25,17 +28,22 @@ from dcsft.records import Message
 from dcsft.stages.fitting import fit
 from dcsft.stages.runtime import Runtime
 
-WARM_UP = 3
+WARM_UP = 2
 """Steps that do not count."""
 LR, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, (0.9, 0.95), 0.1, 1.0
 RANK, ALPHA, DROPOUT = 32, 64, 0.05
 
 
 class Clock:
-    """CPU seconds at the end of each step."""
+    """CPU seconds at the end of each step, and memory before the first."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        self.loaded_mib = 0.0
+
+    def begin(self) -> None:
+        """The model is loaded, nothing is trained yet."""
+        self.loaded_mib = peak_mib()
 
     def step(self, *_: object) -> None:
         self.ends.append(time.process_time())
@@ -45,9 +53,9 @@ class Clock:
         return (len(self.ends) - WARM_UP) / (self.ends[-1] - self.ends[WARM_UP - 1])
 
 
-def _policy(folder: Path) -> VLM:
+def policy(folder: Path, dropout: float) -> VLM:
     vlm = VLM.load(folder / "model")
-    vlm.add_lora(r=RANK, alpha=ALPHA, dropout=DROPOUT, parts=PARTS, seed=0)
+    vlm.add_lora(r=RANK, alpha=ALPHA, dropout=dropout, parts=PARTS, seed=0)
     return vlm
 
 
@@ -63,15 +71,16 @@ def _items(vlm: VLM, folder: Path) -> list[Item]:
     ]
 
 
-def _num_trained(model: torch.nn.Module) -> int:
+def num_trained(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def bare_loop(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
     """The least a training loop must do: no Lightning, no metrics, no checkpoints."""
-    vlm = _policy(folder)
+    vlm = policy(folder, DROPOUT)
     items = _items(vlm, folder)
     vlm.model.train()
+    clock.begin()
     parameters = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, LR, betas=BETAS, weight_decay=WEIGHT_DECAY)
     for step in range(steps):
@@ -84,40 +93,48 @@ def bare_loop(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
         optimizer.step()
         optimizer.zero_grad()
         clock.step()
-    return _num_trained(vlm.model)
+    return num_trained(vlm.model)
 
 
 def dcsft(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
     """The train stage's fitting, its progress bar drawn as on a terminal."""
-    vlm = _policy(folder)
+    vlm = policy(folder, DROPOUT)
     schedule = Schedule(steps, LR, BETAS, WEIGHT_DECAY, warmup_ratio=0.1, max_grad_norm=MAX_GRAD_NORM)
-    with tempfile.TemporaryDirectory() as out, Path("/dev/null").open("w") as screen:
-        runtime = Runtime(
+    with tempfile.TemporaryDirectory() as out, quiet_runtime(Path(out), batch_size, steps) as runtime:
+        items = _items(vlm, folder)
+        clock.begin()
+        fit(
+            "train",
+            vlm,
+            SFT(),
+            items,
+            batch_size,
+            schedule,
+            seed=0,
+            class_metrics_every=0,
+            setting=Setting(None, {}, items, None, batch_size, "tree", 8, 0),
+            folder=Path(out),
+            runtime=runtime,
+            on_step=clock.step,
+        )
+    return num_trained(vlm.model)
+
+
+@contextmanager
+def quiet_runtime(folder: Path, batch_size: int, steps: int) -> Iterator[Runtime]:
+    """One forward pass a step, no checkpoint before the end, and a terminal that nobody sees."""
+    with Path("/dev/null").open("w") as screen:
+        yield Runtime(
             device="cpu",
             micro_batch_size=batch_size,
             generation_batch_size=batch_size,
             checkpoint_every=steps,
             decoding="tree",
-            feature_folder=Path(out),
+            feature_folder=folder,
             feature_cache_gb=0,
             num_processes=1,
             console=Console(file=screen, force_terminal=True),
         )
-        fit(
-            "train",
-            vlm,
-            SFT(),
-            _items(vlm, folder),
-            batch_size,
-            schedule,
-            seed=0,
-            class_metrics_every=0,
-            setting=Setting(None, {}, None, batch_size, "tree", 8, 0),
-            folder=Path(out),
-            runtime=runtime,
-            on_step=clock.step,
-        )
-    return _num_trained(vlm.model)
 
 
 def trl(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
@@ -130,6 +147,9 @@ def trl(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
     from dcsft.models.processors import load_processor
 
     class Ticks(TrainerCallback):
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            clock.begin()
+
         def on_step_end(self, *_: object, **__: object) -> None:
             clock.step()
 
@@ -170,20 +190,21 @@ def trl(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
             peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules="all-linear"),
         )
         trainer.train()
-    return _num_trained(trainer.model)
+    return num_trained(trainer.model)
 
 
 SIDES = {"trl": trl, "bare": bare_loop, "dcsft": dcsft}
 
 
-def main() -> None:
+def main(sides: Mapping[str, Callable[[Path, int, int, Clock], int]]) -> None:
     side, folder, batch_size, steps = sys.argv[1:]
     torch.set_num_threads(1)
     torch.manual_seed(0)
     clock = Clock()
-    trained = SIDES[side](Path(folder), int(batch_size), int(steps), clock)
-    print(json.dumps({"rate": clock.rate(), "trained": trained}))
+    trained = sides[side](Path(folder), int(batch_size), int(steps), clock)
+    memory = {"loaded_mib": clock.loaded_mib, "step_mib": peak_mib() - clock.loaded_mib}
+    print(json.dumps({"rate": clock.rate(), "trained": trained, **memory}))
 
 
 if __name__ == "__main__":
-    main()
+    main(SIDES)

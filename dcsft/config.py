@@ -9,6 +9,7 @@ import difflib
 import errno
 import importlib
 import importlib.util
+import os
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from dcsft.schema import Config
 
 CONF = Path(__file__).parent.parent / "conf"
 _SHOWN = 20
-STAGES = ("distill", "foundation", "cold_start", "label", "train", "export", "evaluate", "report")
+STAGES = ("check", "distill", "foundation", "cold_start", "label", "train", "export", "evaluate", "report")
 ATTENTION = ("auto", "sdpa", "flash_attention_2", "eager")
 
 
@@ -196,6 +197,44 @@ def _engine_problems(cfg: DictConfig) -> list[str]:
     return [problem for holds, problem in wrong if not holds]
 
 
+def _trainer_problems(trainer: DictConfig) -> list[str]:
+    """What is wrong with the number of processes; `strategy` is null where there is one alone."""
+    name, strategy, timeout = trainer.name, trainer.strategy, trainer.timeout_min
+    several = strategy is not None
+    wrong = [
+        (trainer.device in ("cpu", "cuda"), f"trainer.device must be cpu or cuda, got {trainer.device!r}"),
+        (
+            strategy in (None, "ddp"),
+            f"trainer.strategy must be ddp, got {strategy!r}; there is no sharding of one model over several GPUs yet: "
+            "use tuning=lora, or GPUs that hold 16 bytes a trained weight",
+        ),
+        (
+            several == (name == "multi_gpu"),
+            f"trainer.strategy must be null with trainer={name} and ddp with trainer=multi_gpu, got {strategy!r}",
+        ),
+        (
+            several or (trainer.num_devices in (None, 1) and trainer.num_nodes == 1),
+            f"trainer.num_devices and trainer.num_nodes must be null and 1 with trainer={name}, got "
+            f"{trainer.num_devices} and {trainer.num_nodes}; use trainer=multi_gpu",
+        ),
+        (
+            trainer.num_devices is None or trainer.num_devices >= 1,
+            f"trainer.num_devices must be null (all visible GPUs) or at least 1, got {trainer.num_devices}",
+        ),
+        (
+            not several or trainer.device == "cuda" or trainer.num_devices is not None,
+            "trainer.num_devices must be given with trainer.device=cpu, got null; set trainer.num_devices=2",
+        ),
+        (trainer.num_nodes >= 1, f"trainer.num_nodes must be at least 1, got {trainer.num_nodes}"),
+        (
+            trainer.num_nodes <= 1 or "SLURM_JOB_ID" in os.environ,
+            f"trainer.num_nodes must be 1 outside of a SLURM job, got {trainer.num_nodes}; use sbatch or salloc",
+        ),
+        (not several or (timeout or 0) > 0, f"trainer.timeout_min must be positive, got {timeout}"),
+    ]
+    return [problem for holds, problem in wrong if not holds]
+
+
 def check(cfg: DictConfig) -> None:
     """Everything that can be found wrong before anything is loaded, all at once.
 
@@ -253,6 +292,8 @@ def check(cfg: DictConfig) -> None:
     require(not sampled or label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
     require(not sampled or label.of_model is None, "label.of_model must be null with label=sampled; use label=release")
     require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
+    for name, value in cfg.check.items():
+        require(value is None or value >= 1, f"check.{name} must be null or at least 1, got {value}")
     penalty = cfg.evaluate.repetition_penalty
     require(penalty > 0, f"evaluate.repetition_penalty must be positive, got {penalty}; 1.0 is off")
     problems += _engine_problems(cfg)
@@ -260,10 +301,7 @@ def check(cfg: DictConfig) -> None:
         cfg.engine.decoding in ("tree", "expand"),
         f"engine.decoding must be tree or expand, got {cfg.engine.decoding!r}",
     )
-    require(
-        cfg.trainer.name in ("cpu", "gpu"),
-        f"trainer={cfg.trainer.name} is not there yet; use trainer=cpu or trainer=gpu",
-    )
+    problems += _trainer_problems(cfg.trainer)
     for name in ("micro_batch_size", "generation_batch_size", "checkpoint_every"):
         require(cfg.trainer[name] >= 1, f"trainer.{name} must be at least 1, got {cfg.trainer[name]}")
     require(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Begun, Item, Paradigm, Setting
+from dcsft.ranks import Ranks
 from dcsft.records import DIFFICULTIES, Difficulty
 from dcsft.seeding import seed_of
 
@@ -42,14 +43,16 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
 
-def _grad_norm(parameters: Sequence[nn.Parameter], before: Sequence[Tensor | None]) -> Tensor:
-    """Norm of what the gradients gained since they were `before`."""
-    gained = [
-        parameter.grad if old is None else parameter.grad - old
-        for parameter, old in zip(parameters, before, strict=True)
-        if parameter.grad is not None
-    ]
-    return nn.utils.get_total_norm(gained)
+def _gained(parameters: Sequence[nn.Parameter], before: Sequence[Tensor | None], ranks: Ranks) -> float:
+    """Norm of what the gradients, summed over the ranks, gained since they were `before`."""
+
+    def gain(now: Tensor | None, old: Tensor | None, parameter: nn.Parameter) -> Tensor:
+        if now is None:
+            return torch.zeros_like(parameter)
+        return now if old is None else now - old
+
+    gains = (gain(some.grad, old, some) for some, old in zip(parameters, before, strict=True))
+    return float(nn.utils.get_total_norm(list(ranks.summed(gains))))
 
 
 class PostTraining(L.LightningModule):
@@ -57,7 +60,8 @@ class PostTraining(L.LightningModule):
 
     Manual optimisation, because the loss is a mean over the tokens of the effective batch, whatever the micro-batch,
     and because gradients are measured per difficulty class. All randomness of a step comes from (seed, step): a
-    resumed run draws the same dropout masks.
+    resumed run draws the same dropout masks. Several ranks take a part of the rows each, of every step's batch, and sum
+    their shares of loss and gradient before the optimizer's step, so that their weights stay the same.
 
     Args:
         vlm: the policy, already tuned (LoRA or full).
@@ -66,7 +70,7 @@ class PostTraining(L.LightningModule):
         micro_batch_size: rows a forward pass.
         seed: of dropout.
         class_metrics_every: steps between gradient norms per difficulty class; 0 for never.
-        setting: the task's judge, its examples, picture features, and how to sample.
+        setting: the task's judge, its examples, picture features, how to sample, and the ranks.
         on_step: is told each step's number (from 1), metrics, and some completions, if the step sampled any.
     """
 
@@ -96,16 +100,14 @@ class PostTraining(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:
         schedule = self.schedule
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            self._trainable(), schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay, fused=True
+            trained, schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay, fused=True
         )
         return {
             "optimizer": optimizer,
             "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule.factor),
         }
-
-    def _trainable(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def on_fit_start(self) -> None:
         self.model.train()  # Lightning keeps the eval mode in which transformers loads a model
@@ -116,14 +118,17 @@ class PostTraining(L.LightningModule):
     def training_step(self, batch: list[Item], batch_index: int) -> None:
         step = self.global_step
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        parameters = self._trainable()
+        parameters = optimizer.param_groups[0]["params"]
         begun = self._begin(batch, step)
         rows, metrics = begun.rows, dict(begun.metrics)
-        torch.manual_seed(seed_of("step", self.seed, step))
+        ranks = self.setting.ranks
+        torch.manual_seed(seed_of("step", self.seed, step) + ranks.rank)
         measure = self.class_metrics_every and step % self.class_metrics_every == 0
-        classes = _by_difficulty(rows)
-        groups = classes if measure and classes else [(None, rows)]
+        classes = [kind for kind in DIFFICULTIES if _of(kind, rows)]  # none where there are no labels
+        mine = ranks.share(sorted(rows, key=lambda row: row.num_tokens))
+        groups = [(kind, _of(kind, mine)) for kind in classes] if measure and classes else [(None, mine)]
         loss, row_losses, gained = torch.zeros(()), {}, {}
+        shares: dict[str, float] = {}
         for difficulty, group in groups:
             before = [None if p.grad is None else p.grad.clone() for p in parameters] if difficulty else None
             for some in _micro_batches(group, self.micro_batch_size):
@@ -133,26 +138,33 @@ class PostTraining(L.LightningModule):
                     loss = loss + term.loss.detach().cpu()
                 row_losses |= dict(zip(map(id, some), term.row_losses, strict=True))
                 for name, value in term.metrics.items():
-                    metrics[name] = metrics.get(name, 0.0) + value
+                    shares[name] = shares.get(name, 0.0) + value
             if before is not None:
-                gained[difficulty] = float(_grad_norm(parameters, before))
+                gained[difficulty] = _gained(parameters, before, ranks)
                 # The gradient of the class's own mean loss, comparable between classes and with a run on it alone.
-                share = self.paradigm.weight(group) / self.paradigm.weight(rows)
+                share = self.paradigm.weight(_of(difficulty, rows)) / self.paradigm.weight(rows)
                 metrics[f"grad_norm/{difficulty}"] = gained[difficulty] / share
         for difficulty, norm in gained.items():
             if sum(gained.values()) > 0:
                 metrics[f"grad_share/{difficulty}"] = norm / sum(gained.values())
-        metrics["loss"] = float(loss)
+        ranks.sum_gradients(parameters)
+        shares["loss"] = float(loss)
+        for difficulty in classes:
+            shares[f"loss/{difficulty}"] = sum(row_losses.get(id(row), 0.0) for row in _of(difficulty, rows))
+        metrics |= ranks.sums(shares)
         metrics["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, self.schedule.max_grad_norm))
         metrics["lr"] = scheduler.get_last_lr()[0]
-        for difficulty, group in classes:
-            metrics[f"loss/{difficulty}"] = sum(row_losses[id(row)] for row in group) / self.paradigm.weight(group)
+        for difficulty in classes:
+            metrics[f"loss/{difficulty}"] /= self.paradigm.weight(_of(difficulty, rows))
         self._refuse_non_finite(metrics, batch)
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
         self.tokens_trained += sum(row.num_tokens for row in rows)
         self.tokens_generated += begun.tokens_generated
+        if ranks.size > 1 and self.paradigm.updates_per_batch > 1:
+            # What the loss has left on its rows is known to the rank that had them.
+            self._rows = self.paradigm.restored(ranks.whole(self.paradigm.state(mine)), self.setting)
         self.on_step(step + 1, metrics, begun.sample)
 
     def _begin(self, batch: Sequence[Item], step: int) -> Begun:
@@ -188,14 +200,11 @@ class PostTraining(L.LightningModule):
         self._saved_rows = checkpoint["rows"]
 
 
-def _by_difficulty(rows: Sequence[Any]) -> list[tuple[Difficulty, list[Any]]]:
-    """The difficulty classes that are not empty; nothing where there are no labels."""
-    groups = [(kind, [row for row in rows if row.difficulty == kind]) for kind in DIFFICULTIES]
-    return [(kind, group) for kind, group in groups if group]
+def _of(difficulty: Difficulty, rows: Sequence[Any]) -> list[Any]:
+    return [row for row in rows if row.difficulty == difficulty]
 
 
-def _micro_batches(rows: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    """Rows of similar answer length together, so that little is padding."""
-    ordered = sorted(rows, key=lambda row: row.num_tokens)
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+def _micro_batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Rows come in order of their answers' length, so that little is padding."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -116,6 +116,12 @@ class Distill:
 
 
 @dataclass
+class CheckStage:
+    num_pictures: int | None = MISSING
+    num_prompts: int | None = MISSING
+
+
+@dataclass
 class EvaluateStage:
     repetition_penalty: float = MISSING
 
@@ -166,6 +172,10 @@ class Trainer:
     generation_batch_size: int = MISSING
     checkpoint_every: int = MISSING
     feature_cache_gb: float = MISSING
+    strategy: str | None = None
+    num_devices: int | None = None
+    num_nodes: int = 1
+    timeout_min: float | None = None
 
 
 @dataclass
@@ -199,6 +209,7 @@ class Config:
     kl: float = MISSING
     cold_start: ColdStart = field(default_factory=ColdStart)
     label: LabelStage = field(default_factory=LabelStage)
+    check: CheckStage = field(default_factory=CheckStage)
     distill: Distill = field(default_factory=Distill)
     train: Train = field(default_factory=Train)
     evaluate: EvaluateStage = field(default_factory=EvaluateStage)

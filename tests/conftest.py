@@ -2,30 +2,34 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from miniatures import FAMILIES, miniature
 from PIL import Image
 from tiny_server import TinyServer
 from transformers.utils import logging
 
-import dcsft.models
 from dcsft.models.render import tokenize_answer
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Item
 from dcsft.records import DIFFICULTIES, Message, Picture
 from dcsft.seeding import stream
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 from dcsft.tasks.drawing import PhotoStyle, to_pixels
 from dcsft.tasks.icons import draw, icon_classes
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()
 
-FOUNDATION = Path(dcsft.models.__file__).parent / "foundation"
+
+@pytest.fixture(autouse=True)
+def _no_hydra_left_over() -> None:
+    """Hydra composes with a global search path, and refuses a second one."""
+    GlobalHydra.instance().clear()
 
 
 @pytest.fixture(scope="session")

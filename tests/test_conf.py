@@ -49,10 +49,6 @@ def test_every_choice_whose_code_exists_passes_the_checks(group, choice):
         with pytest.raises(ValueError, match=r"engine.url must begin with http.*\nengine.model must be"):
             check(cfg)
         cfg = composed("engine=server", "engine.url=http://localhost:8000/v1", "engine.model=policy")
-    if (group, choice) == ("trainer", "multi_gpu"):
-        with pytest.raises(ValueError, match="not there yet"):
-            check(cfg)
-        return
     check(cfg)
 
 
@@ -221,6 +217,8 @@ _SPECIAL = {
     "engine.extensions": False,
     "engine.extra_body": {"min_p": 0.1},
     "engine.usd_per_million_tokens": [1.0, 2.0],
+    "trainer.num_devices": 2,
+    "trainer.timeout_min": 1.0,
 }
 _NUMBERS = ("concurrency", "timeout_s", "num_retries", "patience_s", "backoff_s", "parity_check", "samples_per_request")
 _SPECIAL |= {f"engine.{name}": 3 for name in _NUMBERS}

@@ -29,7 +29,11 @@ def test_a_file_opens_with_what_it_is_and_can_be_read_at_one_sitting(path):
 
 
 @pytest.mark.parametrize(
-    "folder", ["records.py", "rewards", "tasks", "config.py", "artefacts.py", "stages/plan.py", "stages/distill.py"]
+    "folder",
+    [
+        *("records.py", "rewards", "tasks", "config.py", "artefacts.py"),
+        *("stages/plan.py", "stages/distill.py", "stages/check.py"),
+    ],
 )
 def test_these_import_without_torch(folder):
     module = "dcsft." + folder.removesuffix(".py").replace("/", ".")

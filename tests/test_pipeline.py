@@ -1,5 +1,6 @@
 """`python train.py` as a user runs it: real processes, killed at arbitrary moments, four at once, with bad input."""
 
+import functools
 import json
 import os
 import random
@@ -141,7 +142,10 @@ def test_a_group_of_one_is_refused_before_anything_is_computed(tmp_path):
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_is_said_in_one_line_and_the_next_run_goes_on(tmp_path, undisturbed, stop):
-    process = subprocess.Popen(command(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background would ignore it
+    process = subprocess.Popen(
+        command(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    )
     while process.poll() is None and not list((tmp_path / "store").glob("train/*.partial/metrics.jsonl")):
         time.sleep(0.02)
     process.send_signal(stop)

@@ -52,18 +52,21 @@ def _attend(
     """The prompt causally; each completion over its prompt and itself causally."""
     num, group, _, length = real.shape
     width = (query.shape[2] - length) // group
+    # Split, not sliced twice: the gradient of a slice is as large as the whole, and mostly zeros.
+    (query, later_query), (key, later_key), (value, later_value) = (
+        part.split([length, group * width], 2) for part in (query, key, value)
+    )
     causal = torch.ones(length, length, dtype=torch.bool, device=real.device).tril()
     itself = torch.eye(length, dtype=torch.bool, device=real.device)  # padding: a row without a key would be NaN
-    prompt = sdpa(*(part[:, :, :length] for part in (query, key, value)), (causal & real[:, :1]) | itself)
+    prompt = sdpa(query, key, value, (causal & real[:, :1]) | itself)
 
     def per_completion(part: Tensor) -> Float[Tensor, "B*G H T D"]:
-        heads, size = part.shape[1], part.shape[-1]
-        return part[:, :, length:].reshape(num, heads, group, width, size).transpose(1, 2).flatten(0, 1)
+        return part.unflatten(2, (group, width)).transpose(1, 2).flatten(0, 1)
 
-    def with_prompt(part: Tensor) -> Float[Tensor, "B*G K P+T D"]:
-        return torch.cat([part[:, :, :length].repeat_interleave(group, 0), per_completion(part)], 2)
+    def with_prompt(part: Tensor, later: Tensor) -> Float[Tensor, "B*G K P+T D"]:
+        return torch.cat([part.repeat_interleave(group, 0), per_completion(later)], 2)
 
     own = torch.ones(width, width, dtype=torch.bool, device=real.device).tril().expand(num * group, 1, -1, -1)
     seen = torch.cat([real.flatten(0, 1)[:, None].expand(-1, -1, width, -1), own], -1)
-    completions = sdpa(per_completion(query), with_prompt(key), with_prompt(value), seen)
+    completions = sdpa(per_completion(later_query), with_prompt(key, later_key), with_prompt(value, later_value), seen)
     return torch.cat([prompt, completions.unflatten(0, (num, group)).flatten(1, 2)], 1)

@@ -18,10 +18,17 @@ from dcsft.models.families import Family
 class SettingsOnlyVideoProcessor(VideoProcessorMixin):
     """Holds a video processor's settings; cannot process a video."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, video_processor_type: str | None = None, **settings: object) -> None:
         super().__init__(**settings)
         for name, value in settings.items():
             setattr(self, name, value)
+        self.stands_for = video_processor_type
+
+    def to_dict(self) -> dict[str, object]:
+        """Names the real video processor, so that a folder saved here also loads where torchvision is installed."""
+        settings = super().to_dict()
+        kind = settings.pop("stands_for")
+        return settings | ({"video_processor_type": kind} if kind else {})
 
     def preprocess(self, *args: object, **kwargs: object) -> None:
         raise ImportError("a video needs torchvision, which is not installed; install torchvision or use pictures")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import BatchFeature, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dcsft.models.vlm import VLM
@@ -62,6 +63,16 @@ def _chat(messages: Sequence[Message]) -> list[dict[str, object]]:
     return [{"role": message.role, "content": [part(content) for content in message.content]} for message in messages]
 
 
+def chat_text(processor: ProcessorMixin, messages: Sequence[Message]) -> str:
+    """The conversation in the model's own template, up to where the assistant begins."""
+    return processor.apply_chat_template(_chat(messages), tokenize=False, add_generation_prompt=True)
+
+
+def pictures_in(messages: Sequence[Message]) -> list[Picture]:
+    """The pictures of a conversation in reading order."""
+    return [content for message in messages for content in message.content if isinstance(content, Picture)]
+
+
 def render_prompts(
     vlm: VLM, conversations: Sequence[Sequence[Message]], features: FeatureSource | None = None
 ) -> Prompts:
@@ -75,21 +86,15 @@ def render_prompts(
     Raises:
         ValueError: the rows must not stand in one batch.
     """
-    texts = [
-        vlm.processor.apply_chat_template(_chat(messages), tokenize=False, add_generation_prompt=True)
-        for messages in conversations
-    ]
-    pictures = [
-        [content for message in messages for content in message.content if isinstance(content, Picture)]
-        for messages in conversations
-    ]
+    texts = [chat_text(vlm.processor, messages) for messages in conversations]
+    pictures = [pictures_in(messages) for messages in conversations]
     if vlm.family.equal_pictures and len({len(row) for row in pictures}) > 1:
         raise ValueError(
             f"rows of a batch must have equally many pictures with {vlm.model.config.model_type}, got "
             f"{', '.join(str(len(row)) for row in pictures)}; set trainer.micro_batch_size=1"
         )
     if features is None or not any(pictures):
-        encoded = _with_pixels(vlm, texts, pictures)
+        encoded = dict(with_pixels(vlm.processor, texts, pictures).to(vlm.device))
     else:
         encoded = _with_features(vlm, texts, features([picture for row in pictures for picture in row]))
     input_ids, attention_mask = encoded.pop("input_ids"), encoded.pop("attention_mask")
@@ -98,9 +103,10 @@ def render_prompts(
     return Prompts(input_ids, attention_mask, positions, following, encoded)
 
 
-def _with_pixels(vlm: VLM, texts: list[str], pictures: list[list[Picture]]) -> dict[str, object]:
+def with_pixels(processor: ProcessorMixin, texts: list[str], pictures: list[list[Picture]]) -> BatchFeature:
+    """Rendered conversations and their pictures as the processor encodes them, left-padded."""
     images = [[picture.open() for picture in row] for row in pictures]
-    encoded = vlm.processor(
+    return processor(
         text=texts,
         images=images if any(images) else None,
         padding=True,
@@ -108,7 +114,6 @@ def _with_pixels(vlm: VLM, texts: list[str], pictures: list[list[Picture]]) -> d
         add_special_tokens=False,  # the template has written all of them, the first of the text too
         return_tensors="pt",
     )
-    return dict(encoded.to(vlm.device))
 
 
 def _with_features(vlm: VLM, texts: list[str], features: list[PictureFeatures]) -> dict[str, object]:

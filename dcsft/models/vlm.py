@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -130,7 +131,7 @@ class VLM:
     def pad_id(self) -> int:
         return self.processor.tokenizer.pad_token_id
 
-    @property
+    @cached_property
     def picture_ids(self) -> list[int]:
         """Placeholder tokens that the output head could draw; in an answer they would break the next forward pass."""
         return [token for token in self.placeholder_ids if token < self.model.lm_head.weight.shape[0]]
@@ -246,8 +247,12 @@ class VLM:
         """Inside, the model answers as it did before LoRA: a reference that costs no memory."""
         if self.peft is None:
             raise ValueError("reference() must be called on a LoRA model, got full tuning; use tuning=lora")
-        with self.peft.disable_adapter():
+        layers = self.peft.base_model  # PeftModel.disable_adapter does the same, after a look at every layer's state
+        layers.disable_adapter_layers()
+        try:
             yield
+        finally:
+            layers.enable_adapter_layers()
 
     @property
     def vision_frozen(self) -> bool:

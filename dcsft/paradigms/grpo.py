@@ -155,7 +155,7 @@ class GRPO(Paradigm):
         """G judged completions of each prompt, by the current policy unless it is a warm start."""
         self.max_new_tokens = setting.max_new_tokens
         if number < self.warm_start_batches:
-            rolled = [self._group(item, item.sampled, setting, number > 0) for item in batch]
+            rolled = self._groups(batch, [item.sampled for item in batch], setting, number > 0)
             return self._begun(rolled, rolled, 0)
         rolled = self._sample(policy, batch, f"{number}", setting)
         groups = list(rolled)
@@ -176,14 +176,28 @@ class GRPO(Paradigm):
         engine = SharedPrefix(policy, setting.generation_batch_size, setting.decoding, setting.features)
         # A prompt that comes again in a later epoch, or twice in a batch, gets fresh samples.
         requests = [Request(f"{stream_name}/{place}/{item.id}", item.messages) for place, item in enumerate(batch)]
-        answers = engine.generate(requests, self.num_completions, sampling)
-        return [self._group(item, answer, setting, False) for item, answer in zip(batch, answers, strict=True)]
+        answers = engine.generate(setting.ranks.share(requests), self.num_completions, sampling)
+        return self._groups(batch, setting.ranks.whole(answers), setting, False)
 
-    def _group(self, item: Item, completions: Sequence[Completion], setting: Setting, by_reference: bool) -> Group:
-        example = setting.examples[item.id]
-        rewards = torch.tensor([[setting.task.score(example, completion.text).reward for completion in completions]])
-        advantages = group_advantage(rewards, self.scaling, self.delta)
-        return Group(item, completions, rewards[0], advantages[0], by_reference)
+    def _groups(
+        self, batch: Sequence[Item], answers: Sequence[Sequence[Completion]], setting: Setting, by_reference: bool
+    ) -> list[Group]:
+        """The prompts of `batch` with their judged completions; each rank judges a part, and nobody judges twice."""
+
+        def rewards(item: Item, completions: Sequence[Completion]) -> list[float]:
+            example = setting.examples[item.id]
+            return [setting.task.score(example, completion.text).reward for completion in completions]
+
+        pairs = list(zip(batch, answers, strict=True))
+        judged = setting.ranks.whole([rewards(*pair) for pair in setting.ranks.share(pairs)])
+        return [self._group(*pair, given, by_reference) for pair, given in zip(pairs, judged, strict=True)]
+
+    def _group(
+        self, item: Item, completions: Sequence[Completion], rewards: Sequence[float], by_reference: bool
+    ) -> Group:
+        reward = torch.tensor([rewards])
+        advantage = group_advantage(reward, self.scaling, self.delta)
+        return Group(item, completions, reward[0], advantage[0], by_reference)
 
     def _others(self, rolled: Sequence[Group], wanted: int, place: tuple[int, int], setting: Setting) -> list[Item]:
         """Up to `wanted` prompts that this step has not sampled yet."""

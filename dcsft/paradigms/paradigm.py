@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dcsft.models.render import FeatureSource
 from dcsft.models.vlm import VLM
+from dcsft.ranks import ALONE, Ranks
 from dcsft.records import Completion, Difficulty, Example, Message
 from dcsft.tasks.task import Task
 
@@ -70,6 +71,8 @@ class Setting:
     decoding: str
     max_new_tokens: int
     seed: int
+    ranks: Ranks = ALONE
+    """Who shares the work of a step."""
 
 
 class Paradigm(ABC):
@@ -92,7 +95,8 @@ class Paradigm(ABC):
     def begin(self, policy: VLM, batch: Sequence[Item], number: int, setting: Setting) -> Begun:
         """What the loss is taken on for the next `updates_per_batch` steps; `number` counts batches from 0.
 
-        A function of the policy's weights and the arguments alone: a resumed run repeats it exactly.
+        A function of the policy's weights and the arguments alone: a resumed run repeats it exactly. Every rank gets
+        the whole batch and returns the whole of what was made of it.
         """
 
     @abstractmethod

@@ -47,6 +47,7 @@ def setting_of(
         runtime.decoding,
         max_new_tokens,
         seed,
+        runtime.ranks,
     )
 
 
@@ -67,5 +68,6 @@ def run(
     setting = setting_of(vlm, task, examples, items, 0, seed, runtime)  # nothing is sampled
     batch_size = settings["batch_size"]
     fit("cold start", vlm, paradigm, items, batch_size, schedule, seed, 0, setting, folder, runtime, on_step)
-    vlm.save(folder / MODEL)
-    forget_checkpoint(folder)
+    if runtime.ranks.first:
+        vlm.save(folder / MODEL)
+        forget_checkpoint(folder)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from dcsft.data.batches import Batches
 from dcsft.models.vlm import VLM
 from dcsft.module import PostTraining, Schedule
 from dcsft.paradigms.paradigm import Item, Paradigm, Setting
+from dcsft.ranks import Ranks
 from dcsft.stages.runtime import Ledger, Runtime
 
 CHECKPOINT = "last.ckpt"
@@ -25,13 +27,16 @@ COMPLETIONS = "completions.jsonl"
 class _Save(L.Callback):
     """Saves every few steps, atomically; what is shown and logged up to then is on disk first."""
 
-    def __init__(self, folder: Path, every: int, last: int, ledger: Ledger, vlm: VLM) -> None:
+    def __init__(self, folder: Path, every: int, last: int, ledger: Ledger, vlm: VLM, ranks: Ranks) -> None:
         self.folder, self.every, self.last, self.ledger, self.vlm = folder, every, last, ledger, vlm
+        self.ranks = ranks
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
         if trainer.global_step % self.every and trainer.global_step != self.last:
             return
         self.ledger.save(self.vlm.meter, module.tokens_trained, module.tokens_generated)
+        if not self.ranks.first:  # all ranks hold the same
+            return
         temporary = self.folder / f"{CHECKPOINT}.tmp"
         trainer.save_checkpoint(temporary)
         temporary.replace(self.folder / CHECKPOINT)
@@ -66,16 +71,18 @@ def fit(
     """Train `vlm` in place; leaves `metrics.jsonl`, `cost.json` and, if it samples, `completions.jsonl` in `folder`.
 
     Args:
-        on_step: is told each step's number (from 1) and metrics, after they are on disk.
+        on_step: is told each step's number (from 1) and metrics, after they are on disk; on every rank.
     """
-    first = _resume(folder)
-    ledger = Ledger(folder)
+    ranks = runtime.ranks
+    first = ranks.agreed(_resume(folder) if ranks.first else 0)
+    ledger = Ledger(folder, ranks)
     batches = Batches(items, batch_size, seed, schedule.steps, paradigm.updates_per_batch)
     batches.first_step = first
-    with runtime.bar(title, schedule.steps, first) as bar, (folder / METRICS).open("a", buffering=1) as file:
+    place = folder / METRICS if ranks.first else os.devnull
+    with runtime.bar(title, schedule.steps, first) as bar, open(place, "a", buffering=1) as file:
 
         def report(step: int, metrics: dict[str, float], sample: Sequence[Mapping[str, Any]]) -> None:
-            if sample:
+            if sample and ranks.first:
                 with (folder / COMPLETIONS).open("a") as answers:
                     answers.writelines(json.dumps({"step": step, **row}) + "\n" for row in sample)
             file.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -105,7 +112,7 @@ def fit(
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
-                callbacks=[_Save(folder, runtime.checkpoint_every, schedule.steps, ledger, vlm)],
+                callbacks=[_Save(folder, runtime.checkpoint_every, schedule.steps, ledger, vlm, ranks)],
             )
             try:
                 trainer.fit(

@@ -1,8 +1,10 @@
 """label: how often does the cold-started model answer each training example right? (paper, 4.1)
 
-Works shard by shard; a shard that is on disk is not sampled again. Memory is bounded by a shard.
+Works shard by shard; a shard that is on disk is not sampled again. Memory is bounded by a shard. Several ranks answer
+a part of every shard each, and the first one writes.
 """
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -81,28 +83,38 @@ def run(folder: Path, vlm: VLM, task: Task, num_samples: int, sampling: Sampling
     check_judge(task, examples)
     vlm.model.requires_grad_(False)
     engine = runtime.engine(vlm)
-    ledger = Ledger(folder)
-    shards = folder / "shards"
-    shards.mkdir(exist_ok=True)
-    labels, answers = [], []
+    ranks, shards = runtime.ranks, folder / "shards"
+    ledger = Ledger(folder, ranks)
+    if ranks.first:
+        shards.mkdir(exist_ok=True)
+
+    def file(start: int, kind: str) -> Path:
+        return shards / f"{start:08d}.{kind}.parquet"
+
+    starts = range(0, len(examples), _SHARD)
+    missing = ranks.agreed([start for start in starts if not file(start, "labels").exists()])
+    labels = []
     with runtime.bar("label", len(examples)) as bar:
-        for start in range(0, len(examples), _SHARD):
+        for start in starts:
             some = examples[start : start + _SHARD]
-            label_file, answer_file = (shards / f"{start:08d}.{kind}.parquet" for kind in ("labels", "rollouts"))
-            if not label_file.exists():  # written last
-                groups = rollouts(task, engine, some, num_samples, sampling)
-                write_table(answer_file, pd.DataFrame([rollout_row(rollout) for group in groups for rollout in group]))
-                write_table(label_file, pd.DataFrame(map(label_row, some, groups)))
+            if start in missing:
+                groups = rollouts(task, engine, some, num_samples, sampling, ranks)
+                if ranks.first:
+                    rows = [rollout_row(rollout) for group in groups for rollout in group]
+                    write_table(file(start, "rollouts"), pd.DataFrame(rows))
+                    write_table(file(start, "labels"), pd.DataFrame(map(label_row, some, groups)))  # written last
                 ledger.save(vlm.meter)
-            labels.append(pd.read_parquet(label_file))
-            answers.append(answer_file)
-            easy, hard = (sum((table["difficulty"] == kind).sum() for table in labels) for kind in ("easy", "hard"))
-            done = start + len(some)
-            bar.advance(done, f"easy {easy / done:.0%}, hard {hard / done:.0%}")
-    write_table(folder / LABELS, pd.concat(labels, ignore_index=True))
-    table = pd.concat([pd.read_parquet(file) for file in answers], ignore_index=True)
-    write_table(folder / ROLLOUTS, table)
-    ledger.save(vlm.meter, tokens_generated=int(table["num_tokens"].sum()))
-    for file in shards.iterdir():
-        file.unlink()
-    shards.rmdir()
+            if ranks.first:
+                labels.append(pd.read_parquet(file(start, "labels")))
+                easy, hard = (sum((table["difficulty"] == kind).sum() for table in labels) for kind in ("easy", "hard"))
+                done = start + len(some)
+                bar.advance(done, f"easy {easy / done:.0%}, hard {hard / done:.0%}")
+    num_tokens = 0
+    if ranks.first:
+        write_table(folder / LABELS, pd.concat(labels, ignore_index=True))
+        table = pd.concat([pd.read_parquet(file(start, "rollouts")) for start in starts], ignore_index=True)
+        write_table(folder / ROLLOUTS, table)
+        num_tokens = int(table["num_tokens"].sum())
+    ledger.save(vlm.meter, tokens_generated=num_tokens)
+    if ranks.first:
+        shutil.rmtree(shards)

@@ -17,7 +17,7 @@ from dcsft.artefacts import Artefact
 from dcsft.config import build
 from dcsft.records import Difficulty
 from dcsft.tasks.imagenet_release import released_difficulties
-from dcsft.tasks.task import Task
+from dcsft.tasks.task import Task, require_counts
 
 VERSIONS = {"distill": 1, "foundation": 1, "cold_start": 1, "label": 1, "train": 1, "evaluate": 1}
 """Raised for a stage when its code changes what the same recipe means."""
@@ -30,6 +30,7 @@ NOT_KEYED = {
     "kl": "only the default of paradigm.kl",
     "trainer": "hardware; nothing in it changes a number beyond float rounding",
     "engine": "two exact ways to the same samples, up to float rounding; a server's answers are keyed, see _server",
+    "check": "what stage=check looks at, which makes no artefact",
     "distill": "enters the key of stage=distill, which no other stage needs",
     "logger": "who is told",
     "model.name": "a name for people; path, dtype and pixels say which model",
@@ -43,6 +44,8 @@ NOT_KEYED = {
     "label.name": "the recipes of the choices differ anyway",
 }
 
+SHIPPED_FOUNDATION = Path(str(files("dcsft.models").joinpath("foundation")))
+"""The weights of model=tiny that come with the package, and the recipe that made them."""
 _SHIPPED = {"icons": "foundation", "scenes": "foundation_scenes"}
 """Of what a foundation has seen, the folder in dcsft/models/ with its weights and the recipe that made them."""
 
@@ -69,9 +72,20 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def build_task(cfg: DictConfig) -> Task:
-    """The task of a configuration, with its judge."""
+def uncounted_task(cfg: DictConfig) -> Task:
+    """The task of a configuration, with its judge, whether all is there that should be or not."""
     task: Task = build(plain(cfg.task), reward=build(plain(cfg.reward)))
+    return task
+
+
+def build_task(cfg: DictConfig) -> Task:
+    """The task of a configuration, with its judge.
+
+    Raises:
+        ValueError: its data are not there, or not as many as expected.
+    """
+    task = uncounted_task(cfg)
+    require_counts(task)
     return task
 
 

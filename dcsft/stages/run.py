@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -23,18 +23,12 @@ from dcsft.config import STAGES, build, check
 from dcsft.stages.plan import (
     arm_name,
     build_task,
-    difficulties,
-    foundation_recipe,
     plain,
     plan,
     run_name,
-    shipped_foundation,
 )
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
-
-if TYPE_CHECKING:
-    from dcsft.models.vlm import VLM
 
 log = logging.getLogger("dcsft")
 
@@ -112,7 +106,7 @@ class Run:
     def _stage(self, stage: str, artefact: Artefact, tracker: Tracker) -> None:
         def compute(partial: Path) -> None:
             log.info("%s: computing", artefact)
-            write_json(partial / "env.json", _environment())
+            write_json(partial / "env.json", {**_environment(), "trainer": plain(self.cfg.trainer)})
             self._build(stage, partial, lambda step, metrics: tracker.log(stage, step, metrics))
 
         start = time.perf_counter()
@@ -150,109 +144,27 @@ class Run:
         if stage == "distill":
             self._distill(folder)
             return
-        import torch
-        from transformers.utils import logging as transformers_logging
+        from dcsft.ranks import ALONE
+        from dcsft.stages.bodies import Job, compute
 
-        from dcsft.generation.engine import Sampling
-        from dcsft.stages import cold_start, evaluate, foundation, label, release_labels, train
-        from dcsft.stages.asking import asked
-        from dcsft.stages.runtime import Runtime
+        job = Job(self.cfg, stage, folder, dict(self.folders), self.store.root / "features")
+        sampled = stage != "label" or self.cfg.label.name == "sampled"
+        if self.cfg.trainer.strategy is not None and stage != "foundation" and sampled:
+            from dcsft.stages.torchrun import compute_with_workers
 
-        transformers_logging.disable_progress_bar()
-        cfg, trainer = self.cfg, self.cfg.trainer
-        if trainer.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"trainer={trainer.name} must have a GPU, got none on this machine; use trainer=cpu")
-        if trainer.threads is not None:
-            torch.set_num_threads(trainer.threads)
-        runtime = Runtime(
-            device=trainer.device,
-            micro_batch_size=trainer.micro_batch_size,
-            generation_batch_size=trainer.generation_batch_size,
-            checkpoint_every=trainer.checkpoint_every,
-            decoding=cfg.engine.decoding,
-            feature_folder=self.store.root / "features",
-            feature_cache_gb=trainer.feature_cache_gb,
-            num_processes=os.cpu_count() or 1,
-            console=self.console,
-            server=asked(plain(cfg.engine), stage, self.folders, cfg.tuning.r),
-        )
-
-        place = (trainer.device, cfg.model.attention)
-        if stage == "foundation":
-            torch.set_num_threads(os.cpu_count() or 1)
-            foundation.run(folder, cfg.model.world, foundation_recipe(cfg), runtime)
-            return
-        if stage == "cold_start":
-            settings, seed = plain(cfg.cold_start), cfg.seeds.cold_start
-            cold_start.run(folder, self._load(self._base_path(), *place), self.task, settings, seed, runtime, on_step)
-            return
-        greedy = Sampling.greedy(cfg.max_new_tokens, cfg.evaluate.repetition_penalty)
-        if stage == "evaluate":
-            evaluate.run(folder, self._trained(*place), self.task, greedy, runtime)
-            return
-        if stage == "label" and cfg.label.name == "release":
-            release_labels.run(folder, self.task, difficulties(cfg), cfg.label.num_samples)
-            return
-        policy = self._load(self.folders["cold_start"] / cold_start.MODEL, *place)
-        if stage == "label":
-            sampling = Sampling(
-                cfg.label.temperature, cfg.label.top_p, cfg.label.top_k, cfg.max_new_tokens, cfg.seeds.label
-            )
-            label.run(folder, policy, self.task, cfg.label.num_samples, sampling, runtime)
+            compute_with_workers(job, on_step)
         else:
-            curation = train.Curation(
-                name=cfg.subset.name,
-                size=cfg.subset.size,
-                hard_ratio=cfg.hard_ratio,
-                min_pass_rate=cfg.subset.min_pass_rate,
-                max_pass_rate=cfg.subset.max_pass_rate,
-                seed=cfg.seeds.train,
-            )
-            train.run(
-                folder,
-                policy,
-                self.task,
-                label.read_labels(self.folders["label"]),
-                self.folders["label"] / label.ROLLOUTS,
-                curation,
-                build(plain(cfg.paradigm)),
-                plain(cfg.tuning),
-                plain(cfg.train),
-                cfg.max_new_tokens,
-                greedy,
-                runtime,
-                on_step,
-            )
-
-    def _load(self, path: str | Path, device: str, attention: str) -> "VLM":
-        from dcsft.models.vlm import VLM
-
-        model = self.cfg.model
-        limits = (model.min_pixels, model.max_pixels)
-        vlm = VLM.load(path, model.dtype, *limits, device=device, max_tiles=model.max_tiles, attention=attention)
-        if model.gradient_checkpointing:
-            vlm.recompute_activations()
-        return vlm
-
-    def _trained(self, device: str, attention: str) -> "VLM":
-        """The model that the run has made: the trained one, or the cold-started one of the baseline."""
-        from dcsft.stages import cold_start, train
-
-        if "train" in self.folders and not (self.folders["train"] / train.ADAPTER).exists():
-            return self._load(self.folders["train"] / train.MODEL, device, attention)
-        policy = self._load(self.folders["cold_start"] / cold_start.MODEL, device, attention)
-        if "train" in self.folders:
-            policy.load_adapter(self.folders["train"] / train.ADAPTER)
-        return policy
+            compute(job, self.task, self.console, ALONE, on_step)
 
     def _export(self) -> Path:
         from transformers.utils import logging as transformers_logging
 
         from dcsft.stages import export
+        from dcsft.stages.bodies import trained
 
         transformers_logging.disable_progress_bar()
         folder = self.outputs / "exports" / self.folder.name
-        export.run(folder, self._trained("cpu", "sdpa"))  # merging needs no GPU
+        export.run(folder, trained(self.cfg, self.folders, "cpu", "sdpa"))  # merging needs no GPU
         return folder
 
     def _distill(self, folder: Path) -> None:
@@ -262,12 +174,6 @@ class Run:
         settings, engine, seed = plain(self.cfg.distill), plain(self.cfg.engine), self.cfg.seeds.label
         price = engine["usd_per_million_tokens"]
         distill.run(folder, self.task, client_of(engine, None), settings, seed, price, self.console)
-
-    def _base_path(self) -> str | Path:
-        """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""
-        if "foundation" in self.folders:
-            return self.folders["foundation"] / "model"
-        return self.cfg.model.path or shipped_foundation(self.cfg)
 
     # --- what people see ----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from dcsft.generation.shared_prefix import SharedPrefix
 from dcsft.models.features import FeatureCache
 from dcsft.models.flops import Meter
 from dcsft.models.vlm import VLM
+from dcsft.ranks import ALONE, Ranks
 from dcsft.stages.asking import Asked
 from dcsft.stages.progress import Bar, bar
 
@@ -32,6 +33,7 @@ class Runtime:
     num_processes: int
     console: Console
     server: Asked | None = None
+    ranks: Ranks = ALONE
 
     def bar(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
         """A progress bar with the time that remains; it disappears when done."""
@@ -50,10 +52,13 @@ class Runtime:
 
 
 class Ledger:
-    """What a stage has cost over all its attempts; kept in the stage's folder as `cost.json`."""
+    """What a stage has cost over all its attempts; kept in the stage's folder as `cost.json`.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "cost.json"
+    Seconds pass for all ranks alike; operations are added up.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks = ALONE) -> None:
+        self.path, self.ranks = folder / "cost.json", ranks
         self.cost = {"seconds": 0.0, "flops": 0.0, "tokens_trained": 0, "tokens_generated": 0}
         if self.path.exists():
             self.cost |= json.loads(self.path.read_text())
@@ -61,8 +66,9 @@ class Ledger:
         self._start = time.perf_counter()
 
     def save(self, meter: Meter, tokens_trained: int = 0, tokens_generated: int = 0) -> None:
-        """Write the state; token counts are totals, the meter and the clock count this attempt."""
+        """Write the state; token counts are totals, the meter and the clock count this attempt. Called by all ranks."""
         self.cost["seconds"] = self._seconds + time.perf_counter() - self._start
-        self.cost["flops"] = self._flops + meter.flops
+        self.cost["flops"] = self._flops + self.ranks.sums({"flops": meter.flops})["flops"]
         self.cost |= {"tokens_trained": tokens_trained, "tokens_generated": tokens_generated}
-        write_json(self.path, self.cost)
+        if self.ranks.first:
+            write_json(self.path, self.cost)

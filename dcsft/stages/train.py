@@ -12,6 +12,7 @@ from dcsft.data.subsets import Curation, select
 from dcsft.generation.engine import Engine, Sampling
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Paradigm
+from dcsft.ranks import Ranks
 from dcsft.records import DIFFICULTIES, Label
 from dcsft.stages.cold_start import schedule_of, setting_of
 from dcsft.stages.evaluate import count_correct
@@ -72,7 +73,7 @@ def run(
     runtime.console.print(f"train on {len(items)} rows: {mixture}{dropped}", highlight=False)
     tune(vlm, tuning, curation.seed)
     schedule = schedule_of(settings, len(items), paradigm.updates_per_batch)
-    curve = _Curve(folder / CURVE, task, runtime.engine(vlm), evaluation, settings["eval_every"])
+    curve = _Curve(folder / CURVE, task, runtime.engine(vlm), evaluation, settings["eval_every"], runtime.ranks)
 
     def after_step(step: int, metrics: dict[str, float]) -> None:
         on_step(step, metrics)
@@ -92,6 +93,8 @@ def run(
         runtime,
         after_step,
     )
+    if not runtime.ranks.first:
+        return
     vlm.save(folder / (ADAPTER if vlm.peft is not None else MODEL))
     write_json(
         folder / SUMMARY,
@@ -110,8 +113,10 @@ def run(
 class _Curve:
     """Accuracy on every test set while training (Figure 3): rows of step, split, n, correct."""
 
-    def __init__(self, path: Path, task: Task, engine: Engine, sampling: Sampling, every: int | None) -> None:
-        self.path, self.task, self.engine = path, task, engine
+    def __init__(
+        self, path: Path, task: Task, engine: Engine, sampling: Sampling, every: int | None, ranks: Ranks
+    ) -> None:
+        self.path, self.task, self.engine, self.ranks = path, task, engine, ranks
         self.sampling, self.every = sampling, every
         self.rows: dict[tuple[int, str], dict[str, object]] = {}
         if every and path.exists():
@@ -123,8 +128,10 @@ class _Curve:
         if not self.every or step % self.every:
             return
         for split in self.task.tests:
-            n, correct = count_correct(self.task, self.engine, split, self.sampling)
+            n, correct = count_correct(self.task, self.engine, split, self.sampling, self.ranks)
             self.rows[step, split] = {"step": step, "split": split, "n": n, "correct": correct}
+        if not self.ranks.first:
+            return
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["step", "split", "n", "correct"])

@@ -23,6 +23,7 @@ OPENER_VERSION = 1
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
 """What counts as a picture, in any case; files with other endings are not looked at."""
 _OWN_SPLITS = ("train", "cold_start", "id")
+_DAMAGED = ("cannot be read", "too many pixels")
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _CHECK_PX = (64, 64)  # a JPEG is checked at a small scale: every byte is still decoded, with an eighth of the pixels
 
@@ -122,6 +123,7 @@ class Folder(Task):
                 )
             roots[name] = root
         self._ood = tuple(name for name in roots if name not in _OWN_SPLITS)
+        self._origins = {split: str(root) for split, root in {"cold_start": train, **roots}.items()}
         self.dropped_paths: dict[str, tuple[str, ...]] = {}
         """Which files `dropped` counts, by the same names."""
         paths = {split: self._list(split, root) for split, root in roots.items()}
@@ -198,7 +200,7 @@ class Folder(Task):
 
         with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter's lock
             checked = list(zip(rows, threads.map(digest_or_reason, rows), strict=True))
-        for reason in ("cannot be read", "too many pixels"):
+        for reason in _DAMAGED:
             self._drop(split, reason, [row[1] for row, (_, why) in checked if why == reason])
         return [_File(*row, digest) for row, (digest, _) in checked if digest is not None]
 
@@ -213,6 +215,15 @@ class Folder(Task):
     @property
     def dropped(self) -> dict[str, int]:
         return {reason: len(paths) for reason, paths in self.dropped_paths.items()}
+
+    @property
+    def broken_files(self) -> tuple[str, ...]:
+        damaged = (paths for reason, paths in self.dropped_paths.items() if reason.endswith(_DAMAGED))
+        return tuple(path for paths in damaged for path in paths)
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        return self._origins
 
     def identity(self, split: str) -> dict[str, object]:
         """By content: a folder that moves is the same data, an edited picture is not."""

@@ -13,7 +13,7 @@ from dcsft.seeding import stream
 from dcsft.tasks.imagenet_classes import single_word_classes, training_classes
 from dcsft.tasks.imagenet_layouts import Index, find_pictures
 from dcsft.tasks.imagenet_release import ReleasedPicture, released_pictures
-from dcsft.tasks.task import Task
+from dcsft.tasks.task import Count, Task
 
 OPENER_VERSION = 1
 """Raised whenever a change to the decoding code changes a pixel."""
@@ -44,6 +44,14 @@ _OPTIONS = {
     "imagenet_a": "imagenet_a",
 }
 """Which option's pictures a split shows."""
+_RULES = {
+    "cold_start": "equally many of each class, as in the release",
+    "train": "task.num_per_class of each class, less the cold start's",
+    "id": "all validation pictures of the training classes, 50 each",
+    "imagenet_r": "every picture of the 68 single-word classes of ImageNet-R, trained or not",
+    "imagenet_a": "every picture of the 87 single-word classes of ImageNet-A, trained or not",
+}
+"""Where the number of a split's pictures comes from: the paper's release."""
 
 
 class ImageNet(Task):
@@ -109,15 +117,15 @@ class ImageNet(Task):
             "imagenet_r": num_imagenet_r,
             "imagenet_a": num_imagenet_a,
         }
-        self._rows: dict[str, list[Example]] = {}
-        for split, rows in pictures.items():
-            source = sources[_OPTIONS[split]]
-            if len(rows) != expected[split]:
-                raise ValueError(
-                    f"{split} must have {expected[split]:,} pictures, got {len(rows):,} in {release or source!r}; "
-                    "take the data again"
-                )
-            self._rows[split] = self._examples(split, rows, found[_OPTIONS[split]], source)
+        self._origins = {split: sources[_OPTIONS[split]] for split in pictures}
+        self._counts = tuple(
+            _count(split, len(rows), expected[split], release or self._origins[split])
+            for split, rows in pictures.items()
+        )
+        self._rows = {
+            split: self._examples(split, rows, found[_OPTIONS[split]], self._origins[split])
+            for split, rows in pictures.items()
+        }
 
     def _find(self, sources: Mapping[str, str]) -> dict[str, Index]:
         """The pictures of each option's classes."""
@@ -162,6 +170,14 @@ class ImageNet(Task):
         return ("imagenet_r", "imagenet_a")
 
     @property
+    def counts(self) -> tuple[Count, ...]:
+        return self._counts
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        return self._origins
+
+    @property
     def classes(self) -> frozenset[str]:
         return frozenset(one.name.casefold() for one in single_word_classes() if one.wnid in self._wnids)
 
@@ -200,6 +216,12 @@ def _source(option: str, given: str | None, root: str | None) -> str:
         if folder.is_dir():
             return str(folder)
     raise ValueError(f"task.root must have the folder {below}, got {root!r} without it; set task.{option}=DIR")
+
+
+def _count(split: str, there: int, expected: int, place: str) -> Count:
+    found = f"{split} must have {expected:,} pictures, got {there:,} in {place!r}"
+    problem = f"{found}; it has {_RULES[split]}: take the data again"
+    return Count(split, "pictures", there, expected, problem)
 
 
 def _all(index: Index) -> list[ReleasedPicture]:

@@ -18,15 +18,15 @@ from dcsft.seeding import stream
 from dcsft.tasks import expressions
 from dcsft.tasks.expressions import Expression
 from dcsft.tasks.sources import PictureFile
-from dcsft.tasks.task import Task
+from dcsft.tasks.task import Count, Task
 
 OPENER_VERSION = 1
 """Raised whenever a change to the decoding code changes a pixel."""
-_OOD: dict[str, tuple[Callable[[str, str | None], list[Expression]], str]] = {
-    "ref_l4": (expressions.ref_l4, "objects365"),
-    "lisa": (expressions.lisa, "lisa"),
+_OOD: dict[str, tuple[Callable[[str, str | None], list[Expression]], str, str]] = {
+    "ref_l4": (expressions.ref_l4, "objects365", "those of Ref-L4's validation set that are not on COCO's pictures"),
+    "lisa": (expressions.lisa, "lisa", "VLM-R1's lisa_test.json in full"),
 }
-"""Of each OOD set, its reader and the root of its pictures."""
+"""Of each OOD set, its reader, the root of its pictures, and which rows it has."""
 _SLACK_PX = 1.0  # published boxes overstep the picture's edge by a rounding error
 _MOST_OUTSIDE = 0.01  # share of boxes outside their picture from which on they must be in another frame
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: width and height change places
@@ -96,12 +96,15 @@ def _one_a_picture(rows: Sequence[Expression], seed: int) -> list[Expression]:
     return [pool[i][rng.integers(len(pool[i]))] for i in rng.permutation(len(pool))]
 
 
-def _require_count(split: str, source: str, there: int, expected: int | None, unit: str) -> None:
-    if expected is not None and there != expected:
-        raise ValueError(
-            f"task.annotations.{source} must have {expected} {unit} for {split}, got {there}; "
-            f"task.expected.{split}=null takes what is there"
-        )
+def _counts(split: str, source: str, there: int, expected: int | None, unit: str, rule: str) -> tuple[Count, ...]:
+    """The count of a split's rows; none where any number is right."""
+    if expected is None:
+        return ()
+    problem = (
+        f"task.annotations.{source} must have {expected} {unit} for {split}, got {there}; task.expected.{split}=null "
+        f"takes what is there, the paper's are {rule}"
+    )
+    return (Count(split, unit, there, expected, problem),)
 
 
 class RefCOCO(Task):
@@ -164,14 +167,18 @@ class RefCOCO(Task):
 
         train, val = expressions.refcoco("task.annotations.refcoco", annotations["refcoco"])
         candidates = _one_a_picture(train, seed)
-        _require_count("train", "refcoco", len(candidates), expected["train"], "pictures")
-        _require_count("id", "refcoco", len(val), expected["id"], "expressions")
+        of_train = "all pictures of UNC's train, one expression each"
+        self._counts = _counts("train", "refcoco", len(candidates), expected["train"], "pictures", of_train)
+        self._counts += _counts("id", "refcoco", len(val), expected["id"], "expressions", "all of UNC's val")
         tests = {"id": (val, "coco")}
         for split in self._ood:
-            read, root = _OOD[split]
+            read, root, rule = _OOD[split]
             rows = read(f"task.annotations.{split}", annotations[split])
-            _require_count(split, split, len(rows), expected[split], "expressions")
+            self._counts += _counts(split, split, len(rows), expected[split], "expressions", rule)
             tests[split] = (rows, root)
+        self._origins = dict.fromkeys(("cold_start", "train"), f"{annotations['refcoco']} on {images['coco']}")
+        for split, (_, root) in tests.items():
+            self._origins[split] = f"{annotations['refcoco' if split == 'id' else split]} on {images[root]}"
         roots = {key: _Root(key, images[key]) for key in dict.fromkeys(root for _, root in tests.values())}
 
         pool = self._usable("train", candidates, roots["coco"], num_train + num_cold_start)
@@ -244,6 +251,14 @@ class RefCOCO(Task):
     @property
     def dropped(self) -> dict[str, int]:
         return self._dropped
+
+    @property
+    def counts(self) -> tuple[Count, ...]:
+        return self._counts
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        return self._origins
 
     def identity(self, split: str) -> dict[str, object]:
         """By what is asked and judged; a picture is known by its name and size, as all are published under one name."""

@@ -1,12 +1,33 @@
 """The contract of a task: examples, prompt, target, and the only judge."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from dcsft.records import Example, Message, Score
 from dcsft.rewards.reward import Reward
 
 _CHECKED = 256
+
+
+@dataclass(frozen=True)
+class Count:
+    """How much of a split is there, and how much should be.
+
+    Example:
+        Count("lisa", "expressions", 1657, 1658, "task.annotations.lisa must have 1658 expressions, got 1657; ...")
+    """
+
+    split: str
+    unit: str
+    there: int
+    expected: int
+    problem: str
+    """What a user is told where the two differ: with the rule that the number comes from, and what to do."""
+
+    @property
+    def fits(self) -> bool:
+        return self.there == self.expected
 
 
 class Task(ABC):
@@ -51,6 +72,21 @@ class Task(ABC):
         return {}
 
     @property
+    def counts(self) -> tuple[Count, ...]:
+        """What is there against what must be; empty where any number is right."""
+        return ()
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where the rows of each split come from, for people; empty where they are made here."""
+        return {}
+
+    @property
+    def broken_files(self) -> tuple[str, ...]:
+        """Pictures that were found damaged when the task was made, and are dropped."""
+        return ()
+
+    @property
     def classes(self) -> frozenset[str] | None:
         """The closed set of training targets, casefolded; None where answers are open."""
         return None
@@ -66,6 +102,17 @@ class Task(ABC):
     def score(self, example: Example, text: str) -> Score:
         """The judge."""
         return self.reward(text, example.target, example.options)
+
+
+def require_counts(task: Task) -> None:
+    """Nothing, if all that must be there is there.
+
+    Raises:
+        ValueError: one line a number that is not as expected.
+    """
+    problems = [count.problem for count in task.counts if not count.fits]
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def check_judge(task: Task, examples: Sequence[Example]) -> None:

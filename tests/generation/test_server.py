@@ -116,7 +116,7 @@ def test_the_server_says_how_long_to_wait(server, shipped, requests):
 def test_a_server_that_dies_and_comes_back_changes_no_answer(shipped, requests, expected, caplog, monkeypatch):
     monkeypatch.setattr("dcsft.generation.client._LONGEST_PAUSE_S", 0.5)
     monkeypatch.setattr("dcsft.generation.client._SAID_AFTER_S", 0.5)
-    from conftest import FOUNDATION
+    from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
     server = TinyServer(FOUNDATION).start()
     server.behave(sleep=0.2)
@@ -242,7 +242,7 @@ Serve(force_model=sys.argv[1], host="127.0.0.1", port=int(sys.argv[2]), device="
 
 @pytest.fixture(scope="module")
 def transformers_serve() -> Iterator[str]:
-    from conftest import FOUNDATION
+    from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
     root = TinyServer(FOUNDATION).root  # a free port
     process = subprocess.Popen(
@@ -262,7 +262,7 @@ def transformers_serve() -> Iterator[str]:
 
 @pytest.mark.slow
 def test_transformers_serve(transformers_serve, shipped, requests, expected):
-    from conftest import FOUNDATION
+    from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
     def ours() -> Server:
         local = SharedPrefix(shipped, 16)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FOUNDATION
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -18,6 +17,7 @@ from dcsft.models.pretrain import Phase, pretrain_detection, pretrain_language, 
 from dcsft.models.tiny import build_model, build_processor, build_tokenizer
 from dcsft.models.vlm import VLM
 from dcsft.stages.foundation import CORPUS
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 from dcsft.stages.plan import foundation_recipe, shipped_foundation
 from dcsft.tasks.foundation_mix import DIGIT_QUESTION, ICON_QUESTION, QUESTIONS, Mix, draw_picture
 from dcsft.tasks.scene_mix import NUM_LABELS, SceneMix, corpus, draw_pool
@@ -25,8 +25,6 @@ from dcsft.tasks.scenes import COLOURS, USES
 
 SIZES = dict(hidden_size=48, num_layers=1, num_heads=4, vision_hidden_size=32, vision_depth=2)
 PHASE = Phase(steps=6, batch_size=8, lr=3e-3, weight_decay=0.05, warmup_steps=2)
-
-
 SCENES = FOUNDATION.with_name("foundation_scenes")
 SHIPPED = pytest.mark.parametrize(
     ("name", "folder"), [one for one in (("tiny", FOUNDATION), ("tiny_scenes", SCENES)) if one[1].exists()]

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FOUNDATION
 from miniatures import picture
 from transformers.utils import is_torchvision_available
 
 from dcsft.models.families import FAMILIES
 from dcsft.models.processors import limit_pictures, load_processor
 from dcsft.models.vlm import VLM
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
 TEXT = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is this?<|im_end|>\n"
 
@@ -97,6 +97,23 @@ def test_a_hub_folders_processor_can_be_saved_and_loaded_again(tmp_path: Path) -
     first, second = (_encode(p, 280, 140) for p in (processor, again))
     assert first["image_grid_thw"].tolist() == [[1, 6, 12]]  # 168 x 84: 18 tokens
     assert torch.equal(first["pixel_values"], second["pixel_values"])
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["built", "loaded and saved again"])
+def test_what_is_saved_without_torchvision_names_the_real_video_processor(
+    mini: VLM, tmp_path: Path, again: bool
+) -> None:
+    mini.processor.save_pretrained(tmp_path)
+    if again:
+        mini.model.config.save_pretrained(tmp_path)
+        load_processor(tmp_path).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert saved["video_processor"]["video_processor_type"] == "Qwen2VLVideoProcessor"
+
+
+def test_the_shipped_model_loads_with_torchvision() -> None:
+    saved = json.loads((FOUNDATION / "processor_config.json").read_text())
+    assert saved["video_processor"]["video_processor_type"] == "Qwen2VLVideoProcessor"
 
 
 @pytest.mark.skipif(is_torchvision_available(), reason="with torchvision a video is no problem")

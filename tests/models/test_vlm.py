@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FOUNDATION
 from miniatures import FAMILIES, MIXED, miniature
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
 from dcsft.models.render import append_completions, completion_logits, render_prompts, tokenize_answer
 from dcsft.models.vlm import PARTS, VLM
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
 # Linear layers by hand. Language model: 2 layers x (q, k, v, o + gate, up, down). Vision: 2 blocks x (qkv, proj + the
 # MLP, which has fc1, fc2 or gate, up, down). Merger: 2; Qwen3-VL has a second one of 2 for its one deep-stacked layer.

@@ -45,7 +45,7 @@ class _Killed(Exception):
 
 def _run(name, more, folder, lora, killed_after=None):
     cfg = _composed(name, more)
-    task, paradigm = build_task(cfg), build(OmegaConf.to_container(cfg.paradigm))
+    task, paradigm = build_task(cfg), build(OmegaConf.to_container(cfg.paradigm, resolve=True))
     vlm: VLM = lora()
     examples = task.examples("train")
     tokens = vlm.processor.tokenizer

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FOUNDATION
 from miniatures import ask, picture
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -14,6 +13,7 @@ from dcsft.config import CONF
 from dcsft.models.render import append_completions, completion_logits, render_prompts, tokenize_answer
 from dcsft.models.vlm import VLM
 from dcsft.stages import export
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
 ROOT = CONF.parent
 SMALL = ("task.num_train=60", "task.num_cold_start=32", "task.num_test=20", "train.steps=3", "subset=all")

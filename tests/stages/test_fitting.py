@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FOUNDATION
 from rich.console import Console
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from dcsft.module import Schedule
 from dcsft.paradigms.paradigm import Begun, Item, LossTerm, Paradigm, Setting
 from dcsft.paradigms.sft import SFT
 from dcsft.stages.fitting import fit
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 from dcsft.stages.runtime import Runtime
 
 STEPS = 8

@@ -40,7 +40,7 @@ from dcsft.stages.label import read_labels
 from dcsft.tasks.imagenet import ImageNet
 from dcsft.tasks.imagenet_classes import single_word_classes, training_classes
 from dcsft.tasks.imagenet_release import released_difficulties, released_pictures
-from dcsft.tasks.task import Task
+from dcsft.tasks.task import Task, require_counts
 
 SPLITS = ("cold_start", "train", "id", "imagenet_r", "imagenet_a")
 BuildTask = Callable[[list[str]], Task]
@@ -64,7 +64,9 @@ def imagenet(root: Path | None, **changes: object) -> ImageNet:
         classes="official",
         **SIZES,
     )
-    return ImageNet(Exact(), **arguments | {name: str(v) if isinstance(v, Path) else v for name, v in changes.items()})
+    task = ImageNet(Exact(), **arguments | {name: str(v) if isinstance(v, Path) else v for name, v in changes.items()})
+    require_counts(task)
+    return task
 
 
 def rows(task: Task) -> dict[str, list[tuple[str, str, str | None]]]:

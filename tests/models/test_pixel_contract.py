@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import FOUNDATION
 from miniatures import ALL, ask, miniature, picture
 
 from dcsft.generation.engine import Request, Sampling
@@ -14,6 +13,7 @@ from dcsft.models.render import render_prompts, tokenize_answer
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Item
 from dcsft.paradigms.sft import SFT
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
 
 @pytest.mark.parametrize("family", ALL)

@@ -1,0 +1,80 @@
+"""One of the processes that compute a stage together: `torchrun -m dcsft.stages.worker JOB`, as torchrun.py starts it.
+
+It lives as long as its standard input is open, so that none is left behind when the process that plans has died.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from rich.console import Console
+
+from dcsft.artefacts import write_json
+from dcsft.config import explain
+
+STOPPED = 143  # as after SIGTERM
+
+
+def said_by(folder: Path) -> list[dict]:
+    """What ranks that failed have said, the cause before its consequences."""
+    said = [json.loads(path.read_text()) for path in folder.glob("rank*.json")]
+    return sorted(said, key=lambda one: (one["unanswered"], one["explained"] is None, one["time"]))
+
+
+def log_of(folder: Path, rank: int) -> Path:
+    """What a rank has written to its standard error."""
+    return folder / f"rank{rank}.log"
+
+
+def _die_with_the_planner() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(STOPPED)  # whatever the main thread waits for; files are written whole or not at all
+
+
+def _see_one_gpu(local_rank: int) -> None:
+    """Everything else then works as on a machine with one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local_rank] if visible else str(local_rank)
+
+
+def main(path: Path) -> None:
+    """Compute the stage that `path` describes, together with the other ranks."""
+    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    threading.Thread(target=_die_with_the_planner, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(STOPPED))
+    with log_of(path.parent, rank).open("w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    _see_one_gpu(local_rank)
+    try:
+        _compute(path, rank, size)
+    except Exception as error:
+        from dcsft.ranks import Unanswered
+
+        traceback.print_exc()
+        said = {"rank": rank, "time": time.time(), "traceback": traceback.format_exc()}
+        said |= {"explained": explain(error), "unanswered": isinstance(error, Unanswered)}
+        write_json(path.with_name(f"rank{rank}.json"), said)
+        sys.exit(1)
+
+
+def _compute(path: Path, rank: int, size: int) -> None:
+    from dcsft.ranks import Ranks
+    from dcsft.stages.bodies import Job, compute
+    from dcsft.stages.plan import build_task
+    from dcsft.stages.run import console_and_log
+
+    job = Job.load(path)
+    trainer = job.cfg.trainer
+    console = console_and_log() if rank == 0 else Console(quiet=True)
+    with Ranks.joined_by(rank, size, trainer.device, trainer.timeout_min) as ranks:
+        compute(job, build_task(job.cfg), console, ranks, lambda step, metrics: None)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
