@@ -21,7 +21,7 @@ from dcsft.models.vlm import VLM
 from dcsft.ranks import Ranks
 from dcsft.stages import cold_start, evaluate, foundation, label, release_labels, train
 from dcsft.stages.asking import asked
-from dcsft.stages.plan import SHIPPED_FOUNDATION, difficulties, foundation_recipe, plain
+from dcsft.stages.plan import difficulties, foundation_recipe, plain, shipped_foundation
 from dcsft.stages.progress import FILE
 from dcsft.stages.runtime import Runtime
 from dcsft.tasks.task import Task
@@ -87,7 +87,7 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
     place = (trainer.device, cfg.model.attention)
     if stage == "foundation":
         torch.set_num_threads(os.cpu_count() or 1)
-        foundation.run(folder, foundation_recipe(cfg), runtime)
+        foundation.run(folder, cfg.model.world, foundation_recipe(cfg), runtime)
         return
     if stage == "cold_start":
         settings, seed = plain(cfg.cold_start), cfg.seeds.cold_start
@@ -154,4 +154,4 @@ def _base(cfg: DictConfig, folders: Mapping[str, Path]) -> str | Path:
     """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""
     if "foundation" in folders:
         return folders["foundation"] / foundation.MODEL
-    return cfg.model.path or SHIPPED_FOUNDATION
+    return cfg.model.path or shipped_foundation(cfg)

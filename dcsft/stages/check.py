@@ -23,7 +23,7 @@ from rich.text import Text
 from dcsft.config import check
 from dcsft.records import DIFFICULTIES, Example, Picture
 from dcsft.seeding import stream
-from dcsft.stages.plan import SHIPPED_FOUNDATION, difficulties, uncounted_task
+from dcsft.stages.plan import difficulties, shipped_foundation, uncounted_task
 from dcsft.stages.progress import bar
 from dcsft.tasks.sources import UNREADABLE
 from dcsft.tasks.task import Task, check_judge
@@ -253,7 +253,8 @@ def _count_tokens(task: Task, rows: Rows, cfg: DictConfig, console: Console) -> 
     from dcsft.models.token_counts import TokenCounts
 
     try:
-        tokens = TokenCounts(model.path or SHIPPED_FOUNDATION, model.min_pixels, model.max_pixels, model.max_tiles)
+        path = model.path or shipped_foundation(cfg)
+        tokens = TokenCounts(path, model.min_pixels, model.max_pixels, model.max_tiles)
     except ValueError as error:
         console.print(f"tokens: not counted; {error}", highlight=False, soft_wrap=True)
         return []
