@@ -195,6 +195,7 @@ class Config:
     hard_ratio: Any = MISSING
     outputs: str = MISSING
     sweep: str | None = None
+    shows: list[str] = field(default_factory=list)
     model: Model = field(default_factory=Model)
     task: Any = MISSING
     reward: Any = MISSING

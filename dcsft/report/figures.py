@@ -28,7 +28,7 @@ from dcsft.report.canvas import (
 )
 from dcsft.report.cells import BASELINE, Cell, by_arm, label_files, split_names, split_title
 from dcsft.report.costs import total_time, update_shares
-from dcsft.report.curves import accuracy_curve, training_curves
+from dcsft.report.curves import accuracy_curve, gradient_norms, losses
 from dcsft.report.frames import accuracy_frame, difference_frame, judged, level
 from dcsft.report.tables import points
 
@@ -262,7 +262,8 @@ FIGURES: tuple[Callable[[Sequence[Cell]], Figure | None], ...] = (
     accuracy,
     differences,
     difficulty,
-    training_curves,
+    gradient_norms,
+    losses,
     hard_ratio,
     accuracy_curve,
     update_shares,

@@ -26,6 +26,7 @@ NOT_KEYED = {
     "stage": "where to stop",
     "outputs": "where the results are kept",
     "sweep": "a name for people",
+    "shows": "what a report shows",
     "seed": "only the default of seeds.*",
     "kl": "only the default of paradigm.kl",
     "trainer": "hardware; nothing in it changes a number beyond float rounding",
