@@ -287,7 +287,7 @@ class Run:
         from dcsft.report.page import write_report
         from dcsft.report.tables import accuracy_tables
         from dcsft.report.tables import console as rendered
-        from dcsft.stages.gather import cell_of, pictures_of
+        from dcsft.stages.gather import cell_of, sights_of
 
         cell = cell_of(self.cfg, self.plan, self.store, results, "")
         if self.cfg.sweep is None:
@@ -299,7 +299,7 @@ class Run:
             self.console.print(f"{results['name']}, seed {self.cfg.seed}: {', '.join(levels)}", highlight=False)
         if page:
             title = f"{self.cfg.task['name']}: {results['name']}"
-            html = write_report(self.folder / "report", title, [cell], pictures_of({cell.labels: self.task}))
+            html = write_report(self.folder / "report", title, [cell], sights_of({cell.labels: self.task}))
             self.console.print(f"page: {html}", highlight=False, soft_wrap=True)
         return path
 

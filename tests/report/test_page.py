@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pandas as pd
 import pytest
-from synthetic_cells import cell, part, pictures, sweep, write_labels
+from synthetic_cells import cell, part, sights, sweep, write_labels, write_scores
 
 from dcsft.report.examples import choose, shown_examples
 from dcsft.report.page import write_page, write_report
@@ -51,7 +51,7 @@ def cells(tmp_path_factory):
 @pytest.fixture(scope="module")
 def html(cells, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "page.html"
-    return write_page(path, "A <b>bold</b> title", cells, pictures, "One & two.\n\nThree.")
+    return write_page(path, "A <b>bold</b> title", cells, sights, "One & two.\n\nThree.")
 
 
 def test_the_page_stands_alone(html):
@@ -91,7 +91,7 @@ def test_missing_cells_come_with_their_commands(html, cells):
 
 
 def test_the_same_cells_give_the_same_bytes(html, cells, tmp_path):
-    again = write_page(tmp_path / "again.html", "A <b>bold</b> title", cells, pictures, "One & two.\n\nThree.")
+    again = write_page(tmp_path / "again.html", "A <b>bold</b> title", cells, sights, "One & two.\n\nThree.")
     assert again.read_bytes() == html.read_bytes()
 
 
@@ -135,10 +135,10 @@ def test_examples_are_spread_over_pass_rates(tmp_path):
 def test_answers_are_counted_right_ones_first(tmp_path):
     labels, rollouts = write_labels(tmp_path, 0)
     alone = dataclasses.replace(cell("SFT", 0), labels=labels, rollouts=rollouts)
-    seed, examples = shown_examples([alone], pictures)
+    seed, examples = shown_examples([alone], sights)
     assert seed == 0
-    assert examples[0].picture is None
-    assert examples[1].picture.startswith("data:image/png;base64,")
+    assert examples[0].sight.picture is None
+    assert examples[1].sight.picture.startswith("data:image/png;base64,")
     for example in examples:
         assert sum(answer.count for answer in example.answers) == example.num_samples
         assert sum(answer.count for answer in example.answers if answer.correct) == example.num_correct
