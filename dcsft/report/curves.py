@@ -73,8 +73,8 @@ def _training_panels(cells: Sequence[Cell], quantity: str) -> tuple[Panel, ...]:
 def _training_panel(name: str, title: str, quantity: str, curves: dict[str, pd.Series]) -> Panel:
     label, words = _QUANTITIES[quantity], []
     with drawing(name, 2.3) as draw:
-        for difficulty, raw in curves.items():
-            colour = DIFFICULTY_COLOURS[difficulty]
+        for difficulty in (name for name in DIFFICULTIES if name in curves):
+            raw, colour = curves[difficulty], DIFFICULTY_COLOURS[difficulty]
             smooth = raw.rolling(max(1, len(raw) // 10), center=True, min_periods=1).mean()
             draw.axes.plot(raw.index, raw, color=colour, lw=0.7, alpha=0.3)
             draw.axes.plot(smooth.index, smooth, color=colour, lw=1.8, label=difficulty)

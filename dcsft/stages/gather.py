@@ -1,5 +1,6 @@
 """A sweep's cells: its yaml, expanded as Hydra expands it; what the store has of each, and the command for the rest."""
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,11 +95,21 @@ def sweep_cells(sweep: Path, overrides: Sequence[str]) -> list[tuple[DictConfig,
     return [(compose(sweep.stem, cell), cell) for cell in cells]
 
 
+_KEYS = re.compile(r"(Paper|command|the paper's own task|cost|expected[^:]*): ")
+
+
 def opening_comment(sweep: Path) -> str:
-    """What a sweep's yaml says of itself."""
-    lines = sweep.read_text().splitlines()
-    first_key = next(number for number, line in enumerate(lines) if not line.startswith("#"))
-    return "\n".join(line.removeprefix("#").strip() for line in lines[:first_key])
+    """What a sweep's yaml says of itself: what it reproduces, then a line for each of `_KEYS`."""
+    said: list[str] = []
+    for line in sweep.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        words = line.removeprefix("#").strip()
+        if said and not _KEYS.match(words):
+            said[-1] += f" {words}"
+        else:
+            said.append(words)
+    return "\n".join(said)
 
 
 @dataclass(frozen=True)
