@@ -25,7 +25,7 @@ from dcsft.schema import Config
 
 CONF = Path(__file__).parent.parent / "conf"
 _SHOWN = 20
-STAGES = ("distill", "foundation", "cold_start", "label", "train", "export", "evaluate", "report")
+STAGES = ("distill", "foundation", "cold_start", "label", "publish", "train", "export", "evaluate", "report")
 ATTENTION = ("auto", "sdpa", "flash_attention_2", "eager")
 
 
@@ -256,6 +256,15 @@ def check(cfg: DictConfig) -> None:
     penalty = cfg.evaluate.repetition_penalty
     require(penalty > 0, f"evaluate.repetition_penalty must be positive, got {penalty}; 1.0 is off")
     problems += _engine_problems(cfg)
+    repo = cfg.publish.repo
+    require(
+        repo is None or re.fullmatch(r"[\w.-]+/[\w.-]+", repo) is not None,
+        f"publish.repo must be null or OWNER/NAME at the Hub, got {repo!r}",
+    )
+    require(
+        repo is None or cfg.stage == "publish",
+        f"publish.repo must be null with stage={cfg.stage}, got {repo!r}; add stage=publish",
+    )
     require(
         cfg.engine.decoding in ("tree", "expand"),
         f"engine.decoding must be tree or expand, got {cfg.engine.decoding!r}",

@@ -125,6 +125,12 @@ class Distill:
 
 
 @dataclass
+class Publish:
+    repo: str | None = MISSING
+    private: bool = MISSING
+
+
+@dataclass
 class EvaluateStage:
     repetition_penalty: float = MISSING
 
@@ -210,5 +216,6 @@ class Config:
     cold_start: ColdStart = field(default_factory=ColdStart)
     label: LabelStage = field(default_factory=LabelStage)
     distill: Distill = field(default_factory=Distill)
+    publish: Publish = field(default_factory=Publish)
     train: Train = field(default_factory=Train)
     evaluate: EvaluateStage = field(default_factory=EvaluateStage)

@@ -20,9 +20,11 @@ from rich.logging import RichHandler
 
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.config import STAGES, build, check
+from dcsft.data.subsets import Curation, select
 from dcsft.stages.plan import (
     SHIPPED_FOUNDATION,
     arm_name,
+    arm_slug,
     build_task,
     difficulties,
     foundation_recipe,
@@ -78,7 +80,9 @@ class Run:
             for stage, artefact in self.plan.items():
                 if STAGES.index(stage) <= last:
                     self._stage(stage, artefact, tracker)
-            if self.cfg.stage == "export":
+            if self.cfg.stage == "publish":
+                self._publish()
+            elif self.cfg.stage == "export":
                 self.console.print(f"export: {self._export()}", highlight=False, soft_wrap=True)
             elif not self.computed:
                 self.console.print("nothing to compute: every stage was in the store")
@@ -200,21 +204,13 @@ class Run:
             )
             label.run(folder, policy, self.task, cfg.label.num_samples, sampling, runtime)
         else:
-            curation = train.Curation(
-                name=cfg.subset.name,
-                size=cfg.subset.size,
-                hard_ratio=cfg.hard_ratio,
-                min_pass_rate=cfg.subset.min_pass_rate,
-                max_pass_rate=cfg.subset.max_pass_rate,
-                seed=cfg.seeds.train,
-            )
             train.run(
                 folder,
                 policy,
                 self.task,
                 label.read_labels(self.folders["label"]),
                 self.folders["label"] / label.ROLLOUTS,
-                curation,
+                self._curation(),
                 build(plain(cfg.paradigm)),
                 plain(cfg.tuning),
                 plain(cfg.train),
@@ -223,6 +219,17 @@ class Run:
                 runtime,
                 on_step,
             )
+
+    def _curation(self) -> Curation:
+        subset = self.cfg.subset
+        return Curation(
+            name=subset.name,
+            size=subset.size,
+            hard_ratio=self.cfg.hard_ratio,
+            min_pass_rate=subset.min_pass_rate,
+            max_pass_rate=subset.max_pass_rate,
+            seed=self.cfg.seeds.train,
+        )
 
     def _load(self, path: str | Path, device: str, attention: str) -> "VLM":
         from dcsft.models.vlm import VLM
@@ -254,6 +261,37 @@ class Run:
         folder = self.outputs / "exports" / self.folder.name
         export.run(folder, self._trained("cpu", "sdpa"))  # merging needs no GPU
         return folder
+
+    def _publish(self) -> None:
+        from dcsft.stages import curated, label, publish
+
+        cfg, artefact = self.cfg, self.plan["label"]
+        folder = self.outputs / "published" / f"{cfg.task['name']}-{cfg.model.name}-{artefact.key}"
+        facts = {
+            "task": cfg.task["name"],
+            "model": cfg.model.path or cfg.model.name,
+            "judge": cfg.reward["_target_"],
+            "labels": ", ".join(f"{name} {value}" for name, value in plain(cfg.label).items() if value is not None),
+            "seed": cfg.seeds.label,
+            "question": cfg.task["question"],
+        }
+        labels = folder / publish.LABELS_FOLDER
+        publish.write_labels(labels, self.folders["label"], artefact, facts)
+        self.console.print(f"labels: {labels}", highlight=False, soft_wrap=True)
+        if cfg.subset.name != "none":
+            arm = arm_slug(cfg)
+            target = folder / publish.CURATED_FOLDER / arm
+            chosen = select(label.read_labels(self.folders["label"]), self._curation())
+            kinds = {one.example_id: one.difficulty for one in chosen}
+            boxes = plain(cfg.task["boxes"]) if "boxes" in cfg.task else None
+            count = curated.write(target, self.task, kinds, arm, boxes is not None and boxes["frame"] == "resized")
+            self.console.print(f"{count} curated examples: {target}", highlight=False, soft_wrap=True)
+        if cfg.publish.repo is None:
+            self.console.print("nothing was sent; add publish.repo=OWNER/NAME to share the labels")
+            return
+        from huggingface_hub import HfApi
+
+        self.console.print(f"sent: {publish.push(labels, cfg.publish.repo, cfg.publish.private, HfApi())}", highlight=False)
 
     def _distill(self, folder: Path) -> None:
         from dcsft.stages import distill
