@@ -21,6 +21,8 @@ from rich.logging import RichHandler
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.config import STAGES, build, check
 from dcsft.data.subsets import Curation, select
+from dcsft.records import DIFFICULTIES
+from dcsft.stages.curve import told_steps
 from dcsft.stages.plan import (
     SHIPPED_FOUNDATION,
     arm_name,
@@ -109,7 +111,7 @@ class Run:
         logger = cfg.logger
         group = logger.group or cfg.sweep
         name = f"{cfg.task['name']} {arm_name(cfg)} s{cfg.seed}"
-        return WandB(self.folder, name, plain(cfg), logger.project, logger.entity, group, tags)
+        return WandB(self.folder, name, plain(cfg), logger.project, logger.entity, group, cfg.stage, tags)
 
     # --- one stage ----------------------------------------------------------------------------------------------
 
@@ -134,11 +136,9 @@ class Run:
         if completions.exists():
             rows = [json.loads(line) for line in completions.read_text(encoding="utf-8").splitlines()]
             tracker.table("completions", pd.DataFrame(rows))
-        metrics = folder / "metrics.jsonl"
-        if reused and metrics.exists():
-            for line in metrics.read_text().splitlines():
-                values = json.loads(line)
-                tracker.log(stage, values.pop("step"), values)
+        if reused:
+            for step, metrics in told_steps(folder):
+                tracker.log(stage, step, metrics)
         if stage == "label":
             self._show_labels(folder, tracker)
         elif stage == "distill":
@@ -316,6 +316,25 @@ class Run:
 
             self.console.print(pass_rate_histogram(folder / "labels.parquet"))
         tracker.table("labels", labels)
+        counts = labels["difficulty"].value_counts()
+        tracker.counts("difficulty", {kind: int(counts.get(kind, 0)) for kind in DIFFICULTIES})
+        if self.cfg.logger.name == "wandb":  # the pictures are opened for it alone
+            tracker.table("examples", self._examples(folder))
+
+    def _examples(self, folder: Path) -> pd.DataFrame:
+        """Some training examples of each difficulty: picture, label, answers and pass rate."""
+        from dcsft.report.examples import choose
+
+        labels, answers = choose(pd.read_parquet(folder / "labels.parquet")), {}
+        if (folder / "rollouts.parquet").exists():
+            rollouts = pd.read_parquet(folder / "rollouts.parquet", columns=["id", "text"])
+            answers = rollouts[rollouts["id"].isin(labels["id"])].groupby("id")["text"].agg("\n".join).to_dict()
+        pictures = {e.id: e.pictures[0].open() for e in self.task.examples("train") if e.id in set(labels["id"])}
+        columns = labels[["id", "target", "difficulty", "pass_rate"]]
+        return columns.assign(
+            picture=[pictures[name] for name in labels["id"]],
+            completions=[answers.get(name) for name in labels["id"]],
+        )
 
     def _finish(self, tracker: Tracker, page: bool) -> Path:
         results = results_of(self.cfg, self.task, self.plan, self.folders)
@@ -339,6 +358,7 @@ class Run:
             title = f"{self.cfg.task['name']}: {results['name']}"
             html = write_report(self.folder / "report", title, [cell], sights_of({cell.labels: self.task}))
             self.console.print(f"page: {html}", highlight=False, soft_wrap=True)
+            tracker.folder_of("report", html.parent)
         return path
 
 
