@@ -1,7 +1,7 @@
 """The typed schema of the configuration, a dataclass a group; conf/ holds the values.
 
 `task`, `reward` and `paradigm` hold constructor arguments of the class that `_target_` names: that class's signature
-is their schema.
+is their schema. So it is with a foundation's `mix`, whose class `model.world` chooses.
 """
 
 from dataclasses import dataclass, field
@@ -20,16 +20,6 @@ class FoundationPhase:
 
 
 @dataclass
-class FoundationMix:
-    num_pictures: int = MISSING
-    digits: float = MISSING
-    styles: list[float] = MISSING
-    alias_levels: list[float] = MISSING
-    alias_shares: list[float] = MISSING
-    seed: int = MISSING
-
-
-@dataclass
 class Foundation:
     seed: int = MISSING
     vocab_size: int = MISSING
@@ -38,7 +28,7 @@ class Foundation:
     num_heads: int = MISSING
     vision_hidden_size: int = MISSING
     vision_depth: int = MISSING
-    mix: FoundationMix = field(default_factory=FoundationMix)
+    mix: Any = MISSING
     vision: FoundationPhase = field(default_factory=FoundationPhase)
     language: FoundationPhase = field(default_factory=FoundationPhase)
 
@@ -62,6 +52,7 @@ class Model:
     square_pictures: bool = MISSING
     boxes: Boxes | None = None
     from_scratch: bool = False
+    world: str | None = None
     foundation: Foundation | None = None
 
 

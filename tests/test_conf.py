@@ -216,6 +216,7 @@ _SPECIAL = {
     "model.path": "somewhere",
     "model.dtype": "bfloat16",
     "model.max_tiles": 4,
+    "model.world": "scenes",
     "paradigm._target_": "dcsft.paradigms.other.Other",
     "engine.extensions": False,
     "engine.extra_body": {"min_p": 0.1},
@@ -244,7 +245,7 @@ def test_no_knob_is_an_orphan(name):
     after = before.copy()
     value = _SPECIAL[name] if name in _SPECIAL else _changed(_get(before, name))
     OmegaConf.update(after, name, value, force_add=True)
-    if name.startswith("model.foundation") or name in ("model.min_pixels", "model.max_pixels"):
+    if name.startswith("model.foundation") or name in ("model.min_pixels", "model.max_pixels", "model.world"):
         with pytest.raises(ValueError, match=r"from_scratch=true"):
             _keys(after)
         return

@@ -116,6 +116,44 @@ def pretrain_vision(
     _fit("vision", nn.ModuleList([visual, head]), loss_of, phase, folder, progress)
 
 
+def pretrain_detection(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    pictures: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    edges: NDArray[np.float32],
+    num_labels: tuple[int, ...],
+    phase: Phase,
+    seed: int,
+    folder: Path,
+    progress: Callable[[str, Iterable[int], int], Iterator[int]],
+) -> None:
+    """Phase 1 for scenes: of each merged token of `pictures` [n, H, W, 3], what is there and where its edges are.
+
+    Args:
+        labels: [n, M, attributes], the last number of each attribute where there is nothing.
+        edges: [n, M, 4], of the first attribute's thing, where there is one.
+        num_labels: of each attribute, "nothing" included.
+    """
+    visual = model.model.visual
+    width = encode_pictures(visual, *patchify(pictures[:1], processor.image_processor))[0].shape[-1]
+    torch.manual_seed(seed)
+    head = nn.Linear(width, sum(num_labels) + 4)
+    generator = torch.Generator().manual_seed(seed)
+    _whiten_patch_embedding(visual, patchify(pictures[:1000], processor.image_processor)[0], generator)
+
+    def loss_of(step: int) -> Tensor:
+        rows = stream("foundation", "detection", seed, step).integers(0, len(pictures), phase.batch_size)
+        features = encode_pictures(visual, *patchify(pictures[rows], processor.image_processor))
+        *logits, found = head(torch.cat(features)).split((*num_labels, 4), -1)
+        truth = torch.from_numpy(labels[rows]).flatten(0, 1)
+        loss = sum(F.cross_entropy(each, truth[:, i]) for i, each in enumerate(logits))
+        there = truth[:, 0] < num_labels[0] - 1
+        return loss + F.smooth_l1_loss(found[there], torch.from_numpy(edges[rows]).flatten(0, 1)[there], beta=0.1)
+
+    _fit("vision", nn.ModuleList([visual, head]), loss_of, phase, folder, progress)
+
+
 def pretrain_language(
     vlm: VLM,
     pictures: NDArray[np.uint8],

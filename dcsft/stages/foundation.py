@@ -1,55 +1,103 @@
 """foundation: train the tiny model from nothing (see models/pretrain.py). Writes a folder like any of the Hub's."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dcsft.models.pretrain import Phase, pretrain_language, pretrain_vision
+from dcsft.models.pretrain import Phase, pretrain_detection, pretrain_language, pretrain_vision
 from dcsft.models.tiny import build_model, build_processor, build_tokenizer
 from dcsft.models.vlm import VLM
 from dcsft.stages.runtime import Ledger, Runtime
+from dcsft.tasks import scene_mix
 from dcsft.tasks.foundation_mix import DIGIT_QUESTION, ICON_QUESTION, QUESTIONS, Mix, draw_pool
 
 MODEL = "model"
+_TEMPLATE_WORDS = ("system\nYou are a helpful assistant.", "user\nassistant\n")
+_CORPUS = 3000  # questions that the tokenizer learns its words from
 
 
-def run(folder: Path, recipe: dict, runtime: Runtime) -> None:
-    """Train by `recipe` (conf/model/tiny.yaml) into `folder`/model."""
-    mix = Mix(**{name: tuple(value) if isinstance(value, list) else value for name, value in recipe["mix"].items()})
-    ledger = Ledger(folder)
+class _Training:
+    """What the worlds share: progress on the screen, the model and the two phases of its recipe."""
 
-    def progress(title: str, steps: Iterable[int], total: int) -> Iterator[int]:
-        with runtime.bar(f"foundation: {title}", total) as bar:
+    def __init__(self, folder: Path, recipe: dict[str, Any], runtime: Runtime) -> None:
+        self.folder, self.recipe, self.runtime = folder, recipe, runtime
+        self.vision, self.language = Phase(**recipe["vision"]), Phase(**recipe["language"])
+        self.mix = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe["mix"].items()}
+
+    def progress(self, title: str, steps: Iterable[int], total: int) -> Iterator[int]:
+        with self.runtime.bar(f"foundation: {title}", total) as bar:
             for step in steps:
                 yield step
                 bar.advance(step + 1)
 
-    with runtime.bar("foundation: pictures", mix.num_pictures) as bar:
-        pictures, numbers, done = [], [], 0
-        for some, their_numbers in draw_pool(mix, runtime.num_processes):
-            pictures.append(some)
-            numbers.append(their_numbers)
-            done += len(some)
-            bar.advance(done)
-    pictures, numbers = np.concatenate(pictures), np.concatenate(numbers)
+    def collect(self, chunks: Iterable[tuple[NDArray, ...]], total: int) -> Iterator[NDArray]:
+        """The arrays of all chunks, joined."""
+        with self.runtime.bar("foundation: pictures", total) as bar:
+            collected, done = [], 0
+            for chunk in chunks:
+                collected.append(chunk)
+                done += len(chunk[0])
+                bar.advance(done)
+        return map(np.concatenate, zip(*collected, strict=True))
 
-    sentences = (*QUESTIONS, ICON_QUESTION, DIGIT_QUESTION, "system\nYou are a helpful assistant.", "user\nassistant\n")
-    tokenizer = build_tokenizer([*mix.words(), *sentences * 30], recipe["vocab_size"])
-    processor = build_processor(tokenizer, recipe["min_pixels"], recipe["max_pixels"])
-    sizes = {name: recipe[name] for name in ("hidden_size", "num_layers", "num_heads")}
-    sizes |= {name: recipe[name] for name in ("vision_hidden_size", "vision_depth")}
-    vlm = VLM(build_model(tokenizer, recipe["seed"], **sizes), processor)
-    seed = recipe["seed"]
-    vision, language = Phase(**recipe["vision"]), Phase(**recipe["language"])
-    pretrain_vision(vlm.model, processor, pictures, numbers, len(mix.names), vision, seed, folder, progress)
+    def build(self, corpus: Sequence[str]) -> VLM:
+        """The model as it begins."""
+        recipe = self.recipe
+        tokenizer = build_tokenizer(corpus, recipe["vocab_size"])
+        processor = build_processor(tokenizer, recipe["min_pixels"], recipe["max_pixels"])
+        sizes = {name: recipe[name] for name in ("hidden_size", "num_layers", "num_heads")}
+        sizes |= {name: recipe[name] for name in ("vision_hidden_size", "vision_depth")}
+        return VLM(build_model(tokenizer, recipe["seed"], **sizes), processor)
+
+
+def _icons(training: _Training) -> VLM:
+    """Captions of single icons and digits."""
+    mix, seed = Mix(**training.mix), training.recipe["seed"]
+    pictures, numbers = training.collect(draw_pool(mix, training.runtime.num_processes), mix.num_pictures)
+    sentences = (*QUESTIONS, ICON_QUESTION, DIGIT_QUESTION, *_TEMPLATE_WORDS)
+    vlm = training.build([*mix.words(), *sentences * 30])
+    told, end = (training.folder, training.progress), len(mix.names)
+    pretrain_vision(vlm.model, vlm.processor, pictures, numbers, end, training.vision, seed, *told)
     alias_probability = mix.alias_probability()
 
     def caption(row: int, rng: np.random.Generator) -> tuple[str, str]:
         number = int(numbers[row])
         return mix.question(number, rng), mix.caption(number, rng, alias_probability)
 
-    pretrain_language(vlm, pictures, caption, language, seed, folder, progress)
+    pretrain_language(vlm, pictures, caption, training.language, seed, *told)
+    return vlm
+
+
+def _scenes(training: _Training) -> VLM:
+    """Boxes and letters on scenes of several icons."""
+    mix, seed = scene_mix.SceneMix(**training.mix), training.recipe["seed"]
+    pool = scene_mix.draw_pool(mix, training.runtime.num_processes)
+    pictures, labels, edges = training.collect(pool, mix.num_pictures)
+    vlm = training.build([*scene_mix.corpus(mix, _CORPUS), *_TEMPLATE_WORDS * 30])
+    told = (training.folder, training.progress)
+    pretrain_detection(
+        vlm.model, vlm.processor, pictures, labels, edges, scene_mix.NUM_LABELS, training.vision, seed, *told
+    )
+
+    scenes = [mix.layout(index) for index in range(mix.num_pictures)]
+
+    def caption(row: int, rng: np.random.Generator) -> tuple[str, str]:
+        return mix.ask(scenes[row], rng)
+
+    pretrain_language(vlm, pictures, caption, training.language, seed, *told)
+    return vlm
+
+
+_WORLDS = {"icons": _icons, "scenes": _scenes}
+
+
+def run(folder: Path, world: str, recipe: dict[str, Any], runtime: Runtime) -> None:
+    """Train by `recipe` (conf/model/tiny.yaml, conf/model/tiny_scenes.yaml) into `folder`/model."""
+    ledger = Ledger(folder)
+    vlm = _WORLDS[world](_Training(folder, recipe, runtime))
     vlm.save(folder / MODEL)
     for name in ("vision.pt", "language.pt"):
         (folder / name).unlink()

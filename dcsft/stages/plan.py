@@ -39,13 +39,25 @@ NOT_KEYED = {
     "model.gradient_checkpointing": "the same gradient with less memory",
     "model.square_pictures": "only the default of task.square",
     "model.boxes": "only the default of task.boxes; it enters with the targets",
+    "model.world": "the class of the foundation's mix, whose arguments are in its recipe",
     "model.foundation": "the foundation's recipe; with shipped weights it is checked against theirs",
     "task.name": "a name for people",
     "label.name": "the recipes of the choices differ anyway",
 }
 
-SHIPPED_FOUNDATION = Path(str(files("dcsft.models").joinpath("foundation")))
-"""The tiny model's weights that come with the package, and the recipe that made them."""
+_SHIPPED = {"icons": "foundation", "scenes": "foundation_scenes"}
+"""Of what a foundation has seen, the folder in dcsft/models/ with its weights and the recipe that made them."""
+
+
+def shipped_foundation(cfg: DictConfig) -> Path:
+    """The tiny model's weights that come with the package.
+
+    Raises:
+        ValueError: there are none of that world.
+    """
+    if cfg.model.world not in _SHIPPED:
+        raise ValueError(f"model.world must be one of {', '.join(_SHIPPED)}, got {cfg.model.world!r}; see conf/model/")
+    return Path(str(files("dcsft.models").joinpath(_SHIPPED[cfg.model.world])))
 
 
 def plain(node: Any) -> Any:
@@ -112,7 +124,7 @@ def _model(cfg: DictConfig) -> dict[str, Any]:
     if cfg.model.max_tiles is not None:
         settings["max_tiles"] = cfg.model.max_tiles
     if cfg.model.foundation is not None and cfg.model.path is None and not cfg.model.from_scratch:
-        shipped = json.loads((SHIPPED_FOUNDATION / "recipe.json").read_text())
+        shipped = json.loads((shipped_foundation(cfg) / "recipe.json").read_text())
         if shipped["recipe"] != foundation_recipe(cfg):
             raise ValueError(
                 "model.foundation must be the recipe of the shipped weights, got another one; add "

@@ -24,7 +24,6 @@ from dcsft.data.subsets import Curation, select
 from dcsft.records import DIFFICULTIES
 from dcsft.stages.curve import told_steps
 from dcsft.stages.plan import (
-    SHIPPED_FOUNDATION,
     arm_name,
     arm_slug,
     build_task,
@@ -33,6 +32,7 @@ from dcsft.stages.plan import (
     plain,
     plan,
     run_name,
+    shipped_foundation,
 )
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
@@ -184,7 +184,7 @@ class Run:
         place = (trainer.device, cfg.model.attention)
         if stage == "foundation":
             torch.set_num_threads(os.cpu_count() or 1)
-            foundation.run(folder, foundation_recipe(cfg), runtime)
+            foundation.run(folder, cfg.model.world, foundation_recipe(cfg), runtime)
             return
         if stage == "cold_start":
             settings, seed = plain(cfg.cold_start), cfg.seeds.cold_start
@@ -305,7 +305,7 @@ class Run:
         """Where the cold start begins: the foundation trained here, the shipped one, or a downloaded model."""
         if "foundation" in self.folders:
             return self.folders["foundation"] / "model"
-        return self.cfg.model.path or SHIPPED_FOUNDATION
+        return self.cfg.model.path or shipped_foundation(self.cfg)
 
     # --- what people see ----------------------------------------------------------------------------------------
 

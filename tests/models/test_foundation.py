@@ -14,38 +14,59 @@ from hydra.core.global_hydra import GlobalHydra
 
 from dcsft.config import CONF, register
 from dcsft.models import pretrain
-from dcsft.models.pretrain import Phase, pretrain_language, pretrain_vision
+from dcsft.models.pretrain import Phase, pretrain_detection, pretrain_language, pretrain_vision
 from dcsft.models.tiny import build_model, build_processor, build_tokenizer
 from dcsft.models.vlm import VLM
-from dcsft.stages.plan import foundation_recipe
+from dcsft.stages.plan import foundation_recipe, shipped_foundation
 from dcsft.tasks.foundation_mix import DIGIT_QUESTION, ICON_QUESTION, QUESTIONS, Mix, draw_picture
+from dcsft.tasks.scene_mix import NUM_LABELS, SceneMix, corpus, draw_pool
+from dcsft.tasks.scenes import COLOURS, USES
 
 SIZES = dict(hidden_size=48, num_layers=1, num_heads=4, vision_hidden_size=32, vision_depth=2)
 PHASE = Phase(steps=6, batch_size=8, lr=3e-3, weight_decay=0.05, warmup_steps=2)
 
 
-def test_the_shipped_weights_are_those_of_their_recipe() -> None:
-    recipe = json.loads((FOUNDATION / "recipe.json").read_text())
-    digest = hashlib.sha256((FOUNDATION / "model.safetensors").read_bytes()).hexdigest()
+SCENES = FOUNDATION.with_name("foundation_scenes")
+SHIPPED = pytest.mark.parametrize(("name", "folder"), [("tiny", FOUNDATION), ("tiny_scenes", SCENES)])
+
+
+@SHIPPED
+def test_the_shipped_weights_are_those_of_their_recipe(name: str, folder: Path) -> None:
+    recipe = json.loads((folder / "recipe.json").read_text())
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert digest == recipe["weights_sha256"]
 
 
-def test_the_shipped_recipe_is_the_one_of_the_configuration() -> None:
+@SHIPPED
+def test_the_shipped_recipe_is_the_one_of_the_configuration(name: str, folder: Path) -> None:
     """Who changes conf/model/tiny.yaml must train and ship the weights anew."""
     register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = foundation_recipe(compose("config"))
-    assert json.loads((FOUNDATION / "recipe.json").read_text())["recipe"] == json.loads(json.dumps(composed))
+        cfg = compose("config", [f"model={name}"])
+    assert shipped_foundation(cfg) == folder
+    composed = foundation_recipe(cfg)
+    assert json.loads((folder / "recipe.json").read_text())["recipe"] == json.loads(json.dumps(composed))
 
 
-def test_the_shipped_architecture_is_the_one_of_the_recipe(shipped: VLM) -> None:
-    recipe = json.loads((FOUNDATION / "recipe.json").read_text())["recipe"]
+@SHIPPED
+def test_the_shipped_architecture_is_the_one_of_the_recipe(name: str, folder: Path) -> None:
+    recipe, shipped = json.loads((folder / "recipe.json").read_text())["recipe"], VLM.load(folder)
     sizes = {name: recipe[name] for name in SIZES}
     fresh = build_model(shipped.processor.tokenizer, recipe["seed"], **sizes)
     assert len(shipped.processor.tokenizer) == recipe["vocab_size"]
     theirs = {name: tensor.shape for name, tensor in shipped.model.state_dict().items()}
     assert {name: tensor.shape for name, tensor in fresh.state_dict().items()} == theirs
+
+
+def test_the_words_of_scenes_are_single_tokens() -> None:
+    """And digits, brackets, commas and letters: an answer is as long as it looks."""
+    tokenizer = VLM.load(SCENES).processor.tokenizer
+    said = {word for use in USES.values() for word in use.split()}
+    assert all(len(tokenizer(f" {word}")["input_ids"]) == 1 for word in {*USES, *COLOURS, *said})
+    assert tokenizer.tokenize("[7, 31]") == ["[", "7", ",", "Ġ", "3", "1", "]"]
+    longest = tokenizer("[100, 100, 111, 111]")["input_ids"]
+    assert len(longest) + 1 <= 24  # with the end of the turn: the limit of new tokens in conf/task/icon_scenes.yaml
 
 
 def test_the_words_of_the_mix_are_in_the_shipped_vocabulary_by_bytes_at_least(shipped: VLM) -> None:
@@ -121,6 +142,29 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         _train(pool, tmp_path, _killed_at(killed_at))
     resumed = _train(pool, tmp_path).model.state_dict()
+    assert [name for name in undisturbed if not torch.equal(undisturbed[name], resumed[name])] == []
+
+
+def _train_scenes(folder: Path, progress: Callable = _progress) -> dict[str, torch.Tensor]:
+    """The vision phase on scenes, small."""
+    style = dict(sizes_px=(20, 36), repeats=0.3, clutter=0.3, blur=0.2, noise=0.05)
+    mix = SceneMix(12, (2, 4), style, 0.5, {"noun": 1.0}, {"count": 1.0}, seed=0)
+    ((pictures, labels, edges),) = draw_pool(mix, num_processes=1)
+    tokenizer = build_tokenizer(corpus(mix, 20), 320)
+    model, processor = build_model(tokenizer, 0, **SIZES), build_processor(tokenizer, 12544, 12544)
+    folder.mkdir(exist_ok=True)
+    pretrain_detection(model, processor, pictures, labels, edges, NUM_LABELS, PHASE, 0, folder, progress)
+    return model.state_dict()
+
+
+def test_a_killed_training_on_scenes_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = _train_scenes(tmp_path / "undisturbed")
+    monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
+    with pytest.raises(KeyboardInterrupt):
+        _train_scenes(tmp_path / "killed", _killed_at(("vision", 4)))
+    resumed = _train_scenes(tmp_path / "killed")
     assert [name for name in undisturbed if not torch.equal(undisturbed[name], resumed[name])] == []
 
 
