@@ -261,6 +261,10 @@ def check(cfg: DictConfig) -> None:
         repo is None or re.fullmatch(r"[\w.-]+/[\w.-]+", repo) is not None,
         f"publish.repo must be null or OWNER/NAME at the Hub, got {repo!r}",
     )
+    if repo is not None:
+        from huggingface_hub import get_token  # who publishes has it; nobody else waits for it
+
+        require(get_token() is not None, f"publish.repo={repo} must come with a token, got none; run: hf auth login")
     require(
         repo is None or cfg.stage == "publish",
         f"publish.repo must be null with stage={cfg.stage}, got {repo!r}; add stage=publish",

@@ -49,8 +49,8 @@ def gradient_norms(cells: Sequence[Cell]) -> Figure | None:
 def losses(cells: Sequence[Cell]) -> Figure | None:
     """Training loss of easy, medium and hard examples against the step (the paper's Figure S1)."""
     caption = (
-        "Smoothed over a tenth of the run; raw values faint, means over seeds. A falling loss on training examples does "
-        "not show that the model generalises."
+        "Smoothed over a tenth of the run; raw values faint, means over seeds. A falling loss on training examples "
+        "does not show that the model generalises."
     )
     panels = _training_panels(cells, "loss")
     return Figure("losses", "Loss per difficulty", caption, panels) if panels else None
@@ -67,7 +67,7 @@ def _training_panels(cells: Sequence[Cell], quantity: str) -> tuple[Panel, ...]:
         elif len(curves) > len(mixed[1]):
             mixed = arm, curves
     drawn = (("alone", "Each trained on alone", alone), ("mixed", *mixed))
-    return tuple(_training_panel(f"{quantity}_{key}", title, quantity, curves) for key, title, curves in drawn if curves)
+    return tuple(_training_panel(f"{quantity}_{key}", title, quantity, found) for key, title, found in drawn if found)
 
 
 def _training_panel(name: str, title: str, quantity: str, curves: dict[str, pd.Series]) -> Panel:

@@ -103,8 +103,8 @@ def _card(
     rows = [(kind, int(counts.get(kind, 0))) for kind in DIFFICULTIES]
     rows.append(("not judged", total - sum(count for _, count in rows)))
     lines = [f"# {title}", ""]
-    lines += [f"How often {facts['model']}, after its cold start, answers each training example right: difficulty labels"]
-    lines += ["for curated fine-tuning (DC-SFT, arXiv 2602.10815), made with dcsft.", ""]
+    lines += [f"How often {facts['model']}, after its cold start, answers each training example right: labels"]
+    lines += ["of difficulty for curated fine-tuning (DC-SFT, arXiv 2602.10815), made with dcsft.", ""]
     lines += ["| difficulty | examples | share |", "| --- | ---: | ---: |"]
     lines += [f"| {kind} | {count:,} | {100 * count / total:.1f} % |" for kind, count in rows if count]
     lines += ["", "## How they were made", ""]
@@ -121,7 +121,8 @@ def _card(
 
 
 def _header_config(name: str) -> list[str]:
-    return [f"- config_name: {Path(name).stem}", f"  data_files: data/{name}", *(["  default: true"] * (name == LABELS))]
+    lines = [f"- config_name: {Path(name).stem}", f"  data_files: data/{name}"]
+    return [*lines, "  default: true"] if name == LABELS else lines
 
 
 def push(folder: Path, repo: str, private: bool, hub: Hub) -> str:

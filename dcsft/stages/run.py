@@ -291,7 +291,8 @@ class Run:
             return
         from huggingface_hub import HfApi
 
-        self.console.print(f"sent: {publish.push(labels, cfg.publish.repo, cfg.publish.private, HfApi())}", highlight=False)
+        address = publish.push(labels, cfg.publish.repo, cfg.publish.private, HfApi())
+        self.console.print(f"sent: {address}", highlight=False, soft_wrap=True)
 
     def _distill(self, folder: Path) -> None:
         from dcsft.stages import distill
