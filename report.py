@@ -10,7 +10,6 @@ from rich.console import Console
 
 from dcsft.config import accept_names, explain, register
 
-
 CONSOLE = Console()
 TITLE = "DC-SFT, table by table and figure by figure"
 USAGE = "usage: python report.py sweeps/NAME.yaml [sweeps/OTHER.yaml ...] [overrides as for train.py]"

@@ -1,9 +1,9 @@
 """The curated subset as files that ms-swift, LLaMA-Factory and TRL train on.
 
-    ms_swift/data.jsonl           messages and images; `swift sft --dataset data.jsonl` from within the folder
-    llama_factory/data.json       the same as sharegpt, with its dataset_info.json; `dataset_dir` is the folder
-    trl/data.parquet              prompt, completion, images (inside) and solution; `load_dataset("parquet", ...)`
-    images/                       the pictures of the first two, losslessly
+ms_swift/data.jsonl           messages and images; `swift sft --dataset data.jsonl` from within the folder
+llama_factory/data.json       the same as sharegpt, with its dataset_info.json; `dataset_dir` is the folder
+trl/data.parquet              prompt, completion, images (inside) and solution; `load_dataset("parquet", ...)`
+images/                       the pictures of the first two, losslessly
 """
 
 import hashlib

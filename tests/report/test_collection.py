@@ -66,7 +66,8 @@ def test_it_stands_alone_and_is_accessible(html):
     regions = [attrs["aria-label"] for attrs in page.of("div") if attrs.get("role") == "region"]
     assert len(set(regions)) == len(regions)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1 and levels.count(1) == 1
+    assert levels[0] == 1
+    assert levels.count(1) == 1
 
 
 def test_nothing_computed_is_a_page(cells, tmp_path):

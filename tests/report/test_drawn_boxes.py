@@ -6,7 +6,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
@@ -101,7 +100,6 @@ def test_a_page_shows_truth_and_answers_over_the_picture(tmp_path: Path):
         def examples(self, split: str) -> list[Example]:
             return [asked] if split == "train" else []
 
-    rollouts = tmp_path / "rollouts.parquet"
     texts = [json.dumps({"bbox_2d": json.loads(shifted.whole())}), "[300, 20, 420, 90]", "somewhere"]
     cell = Cell("", 0, "", None, None, tmp_path / "labels.parquet", None, None, None)
     sight = sights_of({cell.labels: OneRow()})(cell, {"train/1": texts})["train/1"]

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pandas as pd
 import pytest
-from synthetic_cells import cell, part, sights, sweep, write_labels, write_scores
+from synthetic_cells import cell, part, sights, sweep, write_labels
 
 from dcsft.report.examples import choose, shown_examples
 from dcsft.report.page import write_page, write_report
