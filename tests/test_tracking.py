@@ -88,7 +88,6 @@ def test_pictures_histograms_and_the_report_are_logged(tmp_path: Path, capsys):
     assert table["data"][0][1:] == ["house", 0.5]
     (bars,) = (folder / "files/media/table").glob("difficulty*.json")
     assert json.loads(bars.read_text())["data"] == [["easy", 3], ["medium", 2], ["hard", 1]]
-    kept = [record.artifact for record in records(folder) if record.HasField("artifact")]
-    assert any(entry.path.endswith(".png") for artifact in kept for entry in artifact.manifest.contents)
-    (report,) = [artifact for artifact in kept if artifact.type == "report"]
-    assert [entry.path for entry in report.manifest.contents] == ["report.html"]
+    kept = [record.artifact.type for record in records(folder) if record.HasField("artifact")]
+    assert kept.count("report") == 1
+    assert "run_table" in kept  # holds the picture
