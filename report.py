@@ -1,4 +1,7 @@
-"""A sweep's yaml to tables, figures and one page: `python report.py sweeps/table2.yaml [overrides as for train.py]`."""
+"""A sweep's yaml to tables, figures and one page: `python report.py sweeps/table2.yaml [overrides as for train.py]`.
+
+Several sweeps become one page: `python report.py sweeps/table*.yaml sweeps/figure*.yaml`.
+"""
 
 import sys
 from pathlib import Path
@@ -7,27 +10,51 @@ from rich.console import Console
 
 from dcsft.config import accept_names, explain, register
 
+CONSOLE = Console()
+TITLE = "DC-SFT, table by table and figure by figure"
+USAGE = "usage: python report.py sweeps/NAME.yaml [sweeps/OTHER.yaml ...] [overrides as for train.py]"
+
 
 def main(arguments: list[str]) -> None:
-    """Gather the sweep's cells from the store, show the table, and write the report's folder."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.exit("usage: python report.py sweeps/NAME.yaml [overrides as for train.py]")
-    sweep, *overrides = arguments
-    path = Path(sweep)
-    if not path.is_file():
-        there = ", ".join(sorted(str(other) for other in Path("sweeps").glob("*.yaml")))
-        raise ValueError(f"the sweep must be a yaml file, got {sweep!r}, which is not there; there are {there}")
+    """Gather the sweeps' cells from the store, show the table of a single one, and write the report's folder."""
+    sweeps = [Path(word) for word in arguments if "=" not in word]
+    if not sweeps or {"-h", "--help"} & set(arguments):
+        sys.exit(USAGE)
+    for path in sweeps:
+        if not path.is_file():
+            there = ", ".join(sorted(str(other) for other in Path("sweeps").glob("*.yaml")))
+            raise ValueError(f"the sweep must be a yaml file, got {str(path)!r}, which is not there; there are {there}")
     register()
+    overrides = accept_names([word for word in arguments if "=" in word])
+    page = _one(sweeps[0], overrides) if len(sweeps) == 1 else _collection(sweeps, overrides)
+    CONSOLE.print(f"page: {page}", highlight=False, soft_wrap=True)
+
+
+def _one(sweep: Path, overrides: list[str]) -> Path:
     from dcsft.report.page import write_report
     from dcsft.report.tables import console_table
-    from dcsft.stages.gather import gather, opening_comment, pictures_of
+    from dcsft.stages.gather import gather, sights_of
 
-    console = Console()
-    cells, tasks, outputs = gather(path, accept_names(overrides), console.print)
-    console.print(console_table(cells))
-    description = opening_comment(path)
-    page = write_report(outputs / "report" / path.stem, path.stem, cells, pictures_of(tasks), description)
-    console.print(f"page: {page}", highlight=False, soft_wrap=True)
+    found = gather(sweep, overrides, CONSOLE.print)
+    CONSOLE.print(console_table(found.cells))
+    folder = found.outputs / "report" / sweep.stem
+    return write_report(folder, sweep.stem, found.cells, sights_of(found.tasks), found.description)
+
+
+def _collection(sweeps: list[Path], overrides: list[str]) -> Path:
+    from dcsft.report.cells import missing
+    from dcsft.report.collection import Chapter, write_collection
+    from dcsft.stages.gather import gather, sights_of
+
+    chapters, tasks = [], {}
+    for sweep in sorted(sweeps, key=lambda path: (not path.stem.startswith("table"), path.stem)):
+        found = gather(sweep, overrides, CONSOLE.print)
+        chapters.append(Chapter(sweep.stem, found.description, tuple(found.cells), found.shows))
+        tasks |= found.tasks
+        lacking = missing(found.cells)
+        said = f": {len(lacking)} missing, e.g. {lacking[0].command}" if lacking else ""
+        CONSOLE.print(f"{sweep.stem}: {len(found.cells)} cells{said}", highlight=False, soft_wrap=True)
+    return write_collection(found.outputs / "report" / "paper.html", TITLE, chapters, sights_of(tasks))
 
 
 if __name__ == "__main__":

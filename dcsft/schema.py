@@ -122,6 +122,12 @@ class CheckStage:
 
 
 @dataclass
+class Publish:
+    repo: str | None = MISSING
+    private: bool = MISSING
+
+
+@dataclass
 class EvaluateStage:
     repetition_penalty: float = MISSING
 
@@ -217,6 +223,7 @@ class Config:
     hard_ratio: Any = MISSING
     outputs: str = MISSING
     sweep: str | None = None
+    shows: list[str] = field(default_factory=list)
     model: Model = field(default_factory=Model)
     task: Any = MISSING
     reward: Any = MISSING
@@ -233,5 +240,6 @@ class Config:
     label: LabelStage = field(default_factory=LabelStage)
     check: CheckStage = field(default_factory=CheckStage)
     distill: Distill = field(default_factory=Distill)
+    publish: Publish = field(default_factory=Publish)
     train: Train = field(default_factory=Train)
     evaluate: EvaluateStage = field(default_factory=EvaluateStage)

@@ -125,6 +125,8 @@ def test_the_repetition_penalty_enters_the_key_of_what_is_evaluated_with_it():
         (["model.attention=flash"], "model.attention must be one of auto, sdpa, flash_attention_2, eager, got 'flash'"),
         (["model.max_tiles=0"], "model.max_tiles must be null or at least 1, got 0"),
         (["stage=lable"], "stage must be one of"),
+        (["publish.repo=me"], "publish.repo must be null or OWNER/NAME at the Hub, got 'me'"),
+        (["publish.repo=me/labels"], "publish.repo must be null with stage=report, got 'me/labels'; add stage=publish"),
         (["subset.size=-1"], "subset.size must be null, 'equal' or a positive number"),
         (["label.temperature=0"], "label.temperature must be positive"),
         (["evaluate.repetition_penalty=0"], "evaluate.repetition_penalty must be positive, got 0"),

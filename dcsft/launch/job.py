@@ -27,13 +27,13 @@ def _report(job: Job, console: Console) -> None:
 
     from dcsft.report.page import write_report
     from dcsft.report.tables import console_table
-    from dcsft.stages.gather import gather_cells, pictures_of
+    from dcsft.stages.gather import gather_cells, sights_of
 
     given = json.loads((job.folder / REPORT).read_text())
     configs = [OmegaConf.load(job.folder.parent / name / CONFIG) for name in job.needs]
-    cells, tasks, _ = gather_cells(list(zip(configs, given["commands"], strict=True)), console.print)
+    cells, tasks = gather_cells(list(zip(configs, given["commands"], strict=True)), console.print)
     console.print(console_table(cells))
-    page = write_report(job.run, given["sweep"], cells, pictures_of(tasks), given["description"])
+    page = write_report(job.run, given["sweep"], cells, sights_of(tasks), given["description"])
     console.print(f"page: {page}", highlight=False, soft_wrap=True)
     missing = [cell_title(cfg) for cfg, cell in zip(configs, cells, strict=True) if cell.results is None]
     if missing:

@@ -8,6 +8,7 @@ from dcsft.records import DIFFICULTIES
 from dcsft.report.canvas import DIFFICULTY_COLOURS, INK, SOFT, Drawing, Figure, Panel, drawing
 from dcsft.report.cells import BASELINE, Cell, by_arm
 from dcsft.report.curves import read_metrics
+from dcsft.report.paper_numbers import in_paper
 
 _STAGES = {"cold_start": SOFT, "label": "#e69f00", "train": "#0072b2"}
 _ROW_INCH = 0.3
@@ -69,6 +70,8 @@ def total_time(cells: Sequence[Cell]) -> Figure | None:
         ratio = frame.loc["GRPO", "total"] / frame["total"]
         named = [f"{arm} {ratio[arm]:.2f} times" for arm in ("SFT-M", "SFT-EM") if arm in ratio.index]
         caption += f" Against GRPO: {', '.join(named)} as fast." if named else ""
+        printed = in_paper("speedup", cells)
+        caption += f" Paper: {printed['arm']} {printed['times']} times." if printed is not None else ""
     return Figure("time", "Time of each arm, from start to end", caption, (panel,))
 
 

@@ -13,6 +13,7 @@ from dcsft.report.cells import Cell, by_arm, split_title
 from dcsft.report.statistics import mean_t_interval, wilson
 
 _QUANTITIES = {"loss": "loss", "grad_norm": "gradient norm"}
+_LOGARITHMIC = ("grad_norm",)
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
@@ -21,64 +22,64 @@ def read_metrics(path: Path) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["step"] if not lines else None).set_index("step")
 
 
-def _curves(group: Sequence[Cell]) -> dict[tuple[str, str], pd.Series]:
-    """(quantity, difficulty) -> its mean over the seeds of an arm, by step, where it was logged."""
+def _curves(group: Sequence[Cell], quantity: str) -> dict[str, pd.Series]:
+    """difficulty -> the quantity's mean over the seeds of an arm, by step, where there is something to draw."""
     frames = [read_metrics(cell.metrics) for cell in group if cell.metrics is not None]
     if not frames:
         return {}
     merged = pd.concat(frames)
     merged = merged[[c for c in merged.columns if "/" in c]].astype(float).groupby(level="step").mean()
-    found = {}
-    for quantity in _QUANTITIES:
-        for name in DIFFICULTIES:
-            column = f"{quantity}/{name}"
-            if column in merged.columns and merged[column].notna().any():
-                found[quantity, name] = merged[column].dropna()
-    return found
+    columns = {name: f"{quantity}/{name}" for name in DIFFICULTIES if f"{quantity}/{name}" in merged.columns}
+    found = {name: merged[column].dropna() for name, column in columns.items()}
+    if quantity in _LOGARITHMIC:  # where all completions earn the same, the gradient is exactly zero
+        found = {name: curve[curve > 0] for name, curve in found.items()}
+    return {name: curve for name, curve in found.items() if not curve.empty}
 
 
-def training_curves(cells: Sequence[Cell]) -> Figure | None:
-    """Loss and gradient norm of easy, medium and hard examples against the step (the paper's Figures 6 and S1).
-
-    Two rows: the arms that hold one difficulty only, and the first of the arms that hold most difficulties together.
-    """
-    alone: dict[tuple[str, str], pd.Series] = {}
-    mixed: tuple[str, dict[tuple[str, str], pd.Series]] = ("", {})
-    for arm, group in by_arm(cells).items():
-        curves = _curves(group)
-        names = {name for _, name in curves}
-        if len(names) == 1:
-            alone = curves | alone
-        elif len(names) > len({name for _, name in mixed[1]}):
-            mixed = arm, curves
-    panels = []
-    for key, title, curves in (("alone", "Each trained on alone", alone), ("mixed", mixed[0], mixed[1])):
-        for quantity, label in _QUANTITIES.items():
-            if any(found == quantity for found, _ in curves):
-                panels.append(_training_panel(f"{quantity}_{key}", title, label, quantity, curves))
-    if not panels:
-        return None
+def gradient_norms(cells: Sequence[Cell]) -> Figure | None:
+    """Gradient norm of easy, medium and hard examples against the step (the paper's Figure 6)."""
     caption = (
-        "Smoothed over a tenth of the run; raw values faint, means over seeds. Gradient norms are on a logarithmic "
-        "scale. A falling loss on training examples does not show that the model generalises."
+        "Smoothed over a tenth of the run; raw values faint, means over seeds. The scale is logarithmic: steps whose "
+        "gradient is exactly zero are left out."
     )
-    return Figure("training", "Loss and gradient norm per difficulty", caption, tuple(panels))
+    panels = _training_panels(cells, "grad_norm")
+    return Figure("gradients", "Gradient norm per difficulty", caption, panels) if panels else None
 
 
-def _training_panel(
-    name: str, title: str, label: str, quantity: str, curves: dict[tuple[str, str], pd.Series]
-) -> Panel:
-    words = []
+def losses(cells: Sequence[Cell]) -> Figure | None:
+    """Training loss of easy, medium and hard examples against the step (the paper's Figure S1)."""
+    caption = (
+        "Smoothed over a tenth of the run; raw values faint, means over seeds. A falling loss on training examples "
+        "does not show that the model generalises."
+    )
+    panels = _training_panels(cells, "loss")
+    return Figure("losses", "Loss per difficulty", caption, panels) if panels else None
+
+
+def _training_panels(cells: Sequence[Cell], quantity: str) -> tuple[Panel, ...]:
+    """The arms that hold one difficulty only, and the first of the arms that hold most difficulties together."""
+    alone: dict[str, pd.Series] = {}
+    mixed: tuple[str, dict[str, pd.Series]] = ("", {})
+    for arm, group in by_arm(cells).items():
+        curves = _curves(group, quantity)
+        if len(curves) == 1:
+            alone = curves | alone
+        elif len(curves) > len(mixed[1]):
+            mixed = arm, curves
+    drawn = (("alone", "Each trained on alone", alone), ("mixed", *mixed))
+    return tuple(_training_panel(f"{quantity}_{key}", title, quantity, found) for key, title, found in drawn if found)
+
+
+def _training_panel(name: str, title: str, quantity: str, curves: dict[str, pd.Series]) -> Panel:
+    label, words = _QUANTITIES[quantity], []
     with drawing(name, 2.3) as draw:
-        for difficulty in DIFFICULTIES:
-            if (quantity, difficulty) not in curves:
-                continue
-            raw, colour = curves[quantity, difficulty], DIFFICULTY_COLOURS[difficulty]
+        for difficulty in (name for name in DIFFICULTIES if name in curves):
+            raw, colour = curves[difficulty], DIFFICULTY_COLOURS[difficulty]
             smooth = raw.rolling(max(1, len(raw) // 10), center=True, min_periods=1).mean()
             draw.axes.plot(raw.index, raw, color=colour, lw=0.7, alpha=0.3)
             draw.axes.plot(smooth.index, smooth, color=colour, lw=1.8, label=difficulty)
             words.append(f"{difficulty} from {smooth.iloc[0]:.3g} to {smooth.iloc[-1]:.3g}")
-        if quantity == "grad_norm":
+        if quantity in _LOGARITHMIC:
             draw.axes.set_yscale("log")
             draw.axes.yaxis.set_major_formatter("{x:g}")
             draw.axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,25 +1,20 @@
 """Example pictures per difficulty with the answers they were given (the paper's Figure S2)."""
 
-import base64
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from dcsft.records import DIFFICULTIES
 from dcsft.report.cells import Cell
+from dcsft.report.sights import Sight, Sights
 from dcsft.seeding import seed_of
 
-PER_DIFFICULTY = 8
+PER_DIFFICULTY = 16
 _LONGEST_ANSWER = 90
-
-Pictures = Callable[[Cell, list[str]], dict[str, bytes]]
-"""A cell and ids of its training examples -> PNG bytes of those whose picture is at hand.
-
-The cell says whose examples: another seed draws other pictures under the same ids.
-"""
+_UNSEEN = Sight(None, None)
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,7 @@ class ShownExample:
     target: str
     noisy: bool
     """The target is known to be wrong."""
-    picture: str | None
-    """A data URI."""
+    sight: Sight
     answers: tuple[Answer, ...]
 
 
@@ -56,15 +50,16 @@ def choose(labels: pd.DataFrame, count: int = PER_DIFFICULTY) -> pd.DataFrame:
     return pd.concat([block.sort_values(["pass_rate", "order"], ascending=[False, True]) for block in chosen])
 
 
-def shown_examples(cells: Sequence[Cell], pictures: Pictures | None) -> tuple[int | None, list[ShownExample]]:
+def shown_examples(cells: Sequence[Cell], sights: Sights | None) -> tuple[int | None, list[ShownExample]]:
     """Examples of the first labelled seed, and that seed; (None, []) where nothing was labelled."""
     for cell in sorted(cells, key=lambda cell: cell.seed):
         if cell.labels is not None and cell.rollouts is not None:
             chosen = choose(pd.read_parquet(cell.labels))
             rollouts = pd.read_parquet(cell.rollouts)
             answers = dict(list(rollouts[rollouts["id"].isin(chosen["id"])].groupby("id")))
-            images = pictures(cell, chosen["id"].tolist()) if pictures is not None else {}
-            return cell.seed, [_shown(row, answers, images) for row in chosen.to_dict("records")]
+            texts = {name: answers[name]["text"].tolist() if name in answers else [] for name in chosen["id"]}
+            seen = sights(cell, texts) if sights is not None else {}
+            return cell.seed, [_shown(row, answers, seen) for row in chosen.to_dict("records")]
     return None, []
 
 
@@ -103,14 +98,11 @@ def shown_completions(cells: Sequence[Cell], moments: int = 4) -> list[ShownComp
     return []
 
 
-def _shown(row: dict, answers: dict[str, pd.DataFrame], images: dict[str, bytes]) -> ShownExample:
+def _shown(row: dict, answers: dict[str, pd.DataFrame], seen: dict[str, Sight]) -> ShownExample:
     found = answers[row["id"]].to_dict("records") if row["id"] in answers else []
-    counts = Counter((_short(one), None if pd.isna(one["correct"]) else bool(one["correct"])) for one in found)
+    counts = Counter((short_answer(one), None if pd.isna(one["correct"]) else bool(one["correct"])) for one in found)
     # Right answers first, then those that cannot be judged last; the most frequent first among equals.
     order = sorted(counts.items(), key=lambda item: ((True, False, None).index(item[0][1]), -item[1], item[0][0]))
-    picture = None
-    if row["id"] in images:
-        picture = "data:image/png;base64," + base64.b64encode(images[row["id"]]).decode()
     return ShownExample(
         id=row["id"],
         difficulty=row["difficulty"],
@@ -118,12 +110,12 @@ def _shown(row: dict, answers: dict[str, pd.DataFrame], images: dict[str, bytes]
         num_samples=int(row["num_samples"]),
         target=row["target"],
         noisy=not pd.isna(row["noisy"]) and bool(row["noisy"]),
-        picture=picture,
+        sight=seen.get(row["id"], _UNSEEN),
         answers=tuple(Answer(text, correct, count) for (text, correct), count in order),
     )
 
 
-def _short(rollout: dict) -> str:
+def short_answer(row: dict) -> str:
     """What was read out of the answer, else its text, cut to a length that fits a card."""
-    text = rollout["answer"] if isinstance(rollout["answer"], str) and rollout["answer"] else rollout["text"]
+    text = row["answer"] if isinstance(row["answer"], str) and row["answer"] else row["text"]
     return text if len(text) <= _LONGEST_ANSWER else text[: _LONGEST_ANSWER - 1] + "…"

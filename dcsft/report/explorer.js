@@ -1,22 +1,18 @@
-// Shows the example cards that match the chosen difficulty and pass rate; without this script all are shown.
+// Each form shows the cards of its list that match all its choices; without this script all cards are shown.
 "use strict";
-const form = document.getElementById("filter");
-const cards = [...document.getElementById("cards").children];
-
-function show() {
-  const difficulty = form.elements.difficulty.value;
-  const rate = form.elements.rate.value;
-  let count = 0;
-  for (const card of cards) {
-    const match =
-      (difficulty === "all" || card.dataset.difficulty === difficulty) &&
-      (rate === "all" || card.dataset.rate === rate);
-    card.hidden = !match;
-    count += match;
-  }
-  form.querySelector("output").textContent = `${count} of ${cards.length} examples`;
+for (const form of document.querySelectorAll("form.filter")) {
+  const cards = [...document.getElementById(form.dataset.cards).children];
+  const show = () => {
+    const choices = [...new FormData(form)].filter(([, value]) => value !== "all");
+    let count = 0;
+    for (const card of cards) {
+      const match = choices.every(([name, value]) => card.dataset[name].split(" ").includes(value));
+      card.hidden = !match;
+      count += match;
+    }
+    form.querySelector("output").textContent = `${count} of ${cards.length} examples`;
+  };
+  form.addEventListener("change", show);
+  form.hidden = false;
+  show();
 }
-
-form.addEventListener("change", show);
-form.hidden = false;
-show();

@@ -28,7 +28,7 @@ from dcsft.report.canvas import (
 )
 from dcsft.report.cells import BASELINE, Cell, by_arm, label_files, split_names, split_title
 from dcsft.report.costs import total_time, update_shares
-from dcsft.report.curves import accuracy_curve, training_curves
+from dcsft.report.curves import accuracy_curve, gradient_norms, losses
 from dcsft.report.frames import accuracy_frame, difference_frame, judged, level
 from dcsft.report.tables import points
 
@@ -258,18 +258,20 @@ def _hard_ratio_point(group: Sequence[Cell], split: str) -> tuple[float, float, 
     return 100 * share, 100 * found["accuracy"], 100 * found["low"], 100 * found["high"]
 
 
-FIGURES: tuple[Callable[[Sequence[Cell]], Figure | None], ...] = (
-    accuracy,
-    differences,
-    difficulty,
-    training_curves,
-    hard_ratio,
-    accuracy_curve,
-    update_shares,
-    total_time,
-)
+FIGURES: dict[str, Callable[[Sequence[Cell]], Figure | None]] = {
+    "accuracy": accuracy,
+    "differences": differences,
+    "difficulty": difficulty,
+    "gradients": gradient_norms,
+    "losses": losses,
+    "hard_ratio": hard_ratio,
+    "curve": accuracy_curve,
+    "update": update_shares,
+    "time": total_time,
+}
+"""Each under its own name, in reading order."""
 
 
-def all_figures(cells: Sequence[Cell]) -> list[Figure]:
-    """Every figure that has something to show, in reading order."""
-    return [figure for figure in (draw(cells) for draw in FIGURES) if figure is not None]
+def all_figures(cells: Sequence[Cell], names: Sequence[str] = tuple(FIGURES)) -> list[Figure]:
+    """Every figure among `names` that has something to show."""
+    return [figure for figure in (FIGURES[name](cells) for name in names if name in FIGURES) if figure is not None]

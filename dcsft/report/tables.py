@@ -1,7 +1,7 @@
 """The tables of a report: the frames' numbers laid out as text, and how that looks in a terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,8 +10,10 @@ from rich.markup import escape
 from rich.table import Table as ConsoleTable
 from rich.text import Text
 
-from dcsft.report.cells import Cell, by_arm, missing, split_names, split_title
+from dcsft.records import DIFFICULTIES
+from dcsft.report.cells import Cell, by_arm, label_files, missing, split_names, split_title
 from dcsft.report.frames import COSTS, accuracy_frame, cost_frame, difference_frame, training_frame
+from dcsft.report.paper_numbers import in_paper
 
 ONE_SEED = (
     "One seed: the 95 % intervals (Wilson) are test-sampling error only; how far another seed would land is not shown."
@@ -158,7 +160,11 @@ def difference_tables(cells: Sequence[Cell]) -> list[Table]:
         rows = []
         for arm, of_arm in block.groupby("arm", sort=False):
             found = of_arm.set_index("split")
-            shown = [_difference(found.loc[split]) if split in found.index else Entry(NOTHING) for split in splits]
+            printed = in_paper("difference", cells, arm=str(arm), reference=str(reference)) or {}
+            shown = [
+                _difference(found.loc[split], printed.get(split)) if split in found.index else Entry(NOTHING)
+                for split in splits
+            ]
             rows.append((Entry(str(arm)), Entry(str(found["seeds"].max())), *shown))
         header = (Entry("Arm"), Entry("Seeds"), *(Entry(split_title(split)) for split in splits))
         notes = _difference_notes(block)
@@ -171,9 +177,10 @@ def _stem(name: str) -> str:
     return "".join(sign if sign.isalnum() else "_" for sign in name.lower())
 
 
-def _difference(row: pd.Series) -> Entry:
-    interval = f"[{points(row['low'])}, {points(row['high'])}]"
-    return Entry(points(row["difference"]), f"{interval} {probability(row['p_holm'])}")
+def _difference(row: pd.Series, printed: float | None) -> Entry:
+    """With the paper's number, in percentage points, where it has one."""
+    detail = f"[{points(row['low'])}, {points(row['high'])}] {probability(row['p_holm'])}"
+    return Entry(points(row["difference"]), detail + ("" if printed is None else f"; paper {points(printed / 100)}"))
 
 
 def _difference_notes(block: pd.DataFrame) -> tuple[str, ...]:
@@ -193,6 +200,32 @@ def _difference_notes(block: pd.DataFrame) -> tuple[str, ...]:
         f"p after Holm over the {block['p'].notna().sum()} comparisons of this table; the intervals are not adjusted."
     )
     return tuple(notes)
+
+
+def difficulty_table(cells: Sequence[Cell]) -> Table | None:
+    """How many training examples are easy, medium and hard, a row a labelling; the paper's below, where it is of the
+    same task and model."""
+    files = label_files(cells)
+    if not files:
+        return None
+    rows = []
+    for path, seed in files.items():
+        counts = pd.read_parquet(path, columns=["difficulty"])["difficulty"].value_counts()
+        rows.append(_shares(f"seed {seed}", {name: int(counts.get(name, 0)) for name in DIFFICULTIES}))
+    printed = in_paper("difficulty", cells)
+    if printed is not None:
+        rows.append(_shares("paper", {name: printed[name] for name in DIFFICULTIES}))
+    header = (Entry("Labels"), Entry("Examples"), *(Entry(name.capitalize()) for name in DIFFICULTIES))
+    caption = "Difficulty of the training examples, in percent"
+    return Table("difficulty", caption, (), header, tuple(rows), num_labels=1)
+
+
+def _shares(name: str, counts: Mapping[str, int]) -> tuple[Entry, ...]:
+    total = sum(counts.values())
+    shares = [
+        Entry(percent(count / total) if total else NOTHING, f"n = {quantity(count)}") for count in counts.values()
+    ]
+    return (Entry(name), Entry(quantity(total)), *shares)
 
 
 def training_table(cells: Sequence[Cell]) -> Table | None:
@@ -250,7 +283,8 @@ def cost_table(cells: Sequence[Cell]) -> Table | None:
 
 def all_tables(cells: Sequence[Cell]) -> list[Table]:
     """Every table that has something to say, in reading order."""
-    rest = [table for table in (training_table(cells), cost_table(cells)) if table is not None]
+    others = (difficulty_table(cells), training_table(cells), cost_table(cells))
+    rest = [table for table in others if table is not None]
     return [*accuracy_tables(cells), *difference_tables(cells), *rest]
 
 

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from dcsft.artefacts import write_json
 from dcsft.config import build
+from dcsft.data.subsets import Curation
 from dcsft.generation.engine import Sampling
 from dcsft.models.vlm import VLM
 from dcsft.ranks import Ranks
@@ -57,6 +58,19 @@ class Job:
         return cls(OmegaConf.create(job["cfg"]), job["stage"], Path(job["folder"]), folders, Path(job["features"]))
 
 
+def curation_of(cfg: DictConfig) -> Curation:
+    """Which labelled examples the configuration trains on."""
+    subset = cfg.subset
+    return Curation(
+        name=subset.name,
+        size=subset.size,
+        hard_ratio=cfg.hard_ratio,
+        min_pass_rate=subset.min_pass_rate,
+        max_pass_rate=subset.max_pass_rate,
+        seed=cfg.seeds.train,
+    )
+
+
 def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnStep) -> None:
     """Compute one stage into `job.folder`.
 
@@ -86,7 +100,7 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
     )
     place = (trainer.device, cfg.model.attention)
     if stage == "foundation":
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         foundation.run(folder, cfg.model.world, foundation_recipe(cfg), runtime)
         return
     if stage == "cold_start":
@@ -106,21 +120,13 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
         sampling = Sampling(*spread, cfg.max_new_tokens, cfg.seeds.label)
         label.run(folder, policy, task, cfg.label.num_samples, sampling, runtime)
         return
-    curation = train.Curation(
-        name=cfg.subset.name,
-        size=cfg.subset.size,
-        hard_ratio=cfg.hard_ratio,
-        min_pass_rate=cfg.subset.min_pass_rate,
-        max_pass_rate=cfg.subset.max_pass_rate,
-        seed=cfg.seeds.train,
-    )
     train.run(
         folder,
         policy,
         task,
         label.read_labels(folders["label"]),
         folders["label"] / label.ROLLOUTS,
-        curation,
+        curation_of(cfg),
         build(plain(cfg.paradigm)),
         plain(cfg.tuning),
         plain(cfg.train),

@@ -1,12 +1,12 @@
 """A sweep's cells: its yaml, expanded as Hydra expands it; what the store has of each, and the command for the rest."""
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from hydra import compose, version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -18,8 +18,10 @@ from omegaconf import DictConfig
 
 from dcsft.artefacts import Artefact, Store
 from dcsft.config import CONF, check
+from dcsft.records import Example
 from dcsft.report.boxes import draw_boxes
 from dcsft.report.cells import Cell
+from dcsft.report.sights import Sight, Sights, data_uri, shrunk
 from dcsft.stages.plan import arm_name, build_task, plan
 from dcsft.stages.results import results_of
 from dcsft.tasks.task import Task
@@ -48,27 +50,30 @@ def cell_of(
     )
 
 
-def pictures_of(tasks: Mapping[Path | None, Task]) -> Callable[[Cell, Sequence[str]], dict[str, bytes]]:
-    """Returns PNG bytes of a cell's training examples by their ids; `tasks` are known by their cells' labels.
+def sights_of(tasks: Mapping[Path | None, Task]) -> Sights:
+    """Looks up a cell's examples, training or test; `tasks` are known by their cells' labels.
 
     Where answers are boxes, they and the true one are drawn over the picture.
     """
 
-    def pictures(cell: Cell, ids: Sequence[str]) -> dict[str, bytes]:
-        found = {}
-        examples = {example.id: example for example in tasks[cell.labels].examples("train")}
-        for name in ids:
-            example = examples[name]
-            picture = example.pictures[0].open()
-            if example.frame is not None and cell.rollouts is not None:
-                answers = pd.read_parquet(cell.rollouts, columns=["text"], filters=[("id", "==", name)])["text"]
-                picture = draw_boxes(picture, example.frame, example.target, answers.tolist())
-            buffer = BytesIO()
-            picture.save(buffer, "PNG")
-            found[name] = buffer.getvalue()
+    def sights(cell: Cell, answers: Mapping[str, Sequence[str]]) -> dict[str, Sight]:
+        task, found = tasks[cell.labels], {}
+        for split in ("train", *task.tests):
+            if len(found) < len(answers):
+                wanted = [example for example in task.examples(split) if example.id in answers]
+                found |= {example.id: _sight(example, answers[example.id]) for example in wanted}
         return found
 
-    return pictures
+    return sights
+
+
+def _sight(example: Example, answers: Sequence[str]) -> Sight:
+    if not example.pictures:
+        return Sight(None, example.question)
+    picture = shrunk(example.pictures[0].open())
+    if example.frame is not None:
+        picture = draw_boxes(picture, example.frame, example.target, answers)
+    return Sight(data_uri(picture), example.question)
 
 
 def sweep_cells(sweep: Path, overrides: Sequence[str]) -> list[tuple[DictConfig, list[str]]]:
@@ -90,26 +95,48 @@ def sweep_cells(sweep: Path, overrides: Sequence[str]) -> list[tuple[DictConfig,
     return [(compose(sweep.stem, cell), cell) for cell in cells]
 
 
+_KEYS = re.compile(r"(Paper|command|the paper's own task|cost|expected[^:]*): ")
+
+
 def opening_comment(sweep: Path) -> str:
-    """What a sweep's yaml says of itself."""
-    lines = sweep.read_text().splitlines()
-    first_key = next(number for number, line in enumerate(lines) if not line.startswith("#"))
-    return "\n".join(line.removeprefix("#").strip() for line in lines[:first_key])
+    """What a sweep's yaml says of itself: what it reproduces, then a line for each of `_KEYS`."""
+    said: list[str] = []
+    for line in sweep.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        words = line.removeprefix("#").strip()
+        if said and not _KEYS.match(words):
+            said[-1] += f" {words}"
+        else:
+            said.append(words)
+    return "\n".join(said)
 
 
-def gather(
-    sweep: Path, overrides: Sequence[str], say: Callable[[str], None]
-) -> tuple[list[Cell], dict[Path | None, Task], Path]:
-    """The cells of a sweep, as `gather_cells` gives them."""
+@dataclass(frozen=True)
+class Gathered:
+    """What a sweep's report is made of."""
+
+    cells: list[Cell]
+    tasks: dict[Path | None, Task]
+    """Known by their cells' labels."""
+    outputs: Path
+    shows: tuple[str, ...]
+    description: str
+
+
+def gather(sweep: Path, overrides: Sequence[str], say: Callable[[str], None]) -> Gathered:
+    """The cells of a sweep, from the store alone: nothing is computed."""
     start = f"python train.py -cd {sweep.parent.name} -cn {sweep.stem}"
-    return gather_cells([(cfg, f"{start} {shlex.join(own)}") for cfg, own in sweep_cells(sweep, overrides)], say)
+    configs = sweep_cells(sweep, overrides)
+    cells, tasks = gather_cells([(cfg, f"{start} {shlex.join(own)}") for cfg, own in configs], say)
+    last, _ = configs[-1]
+    return Gathered(cells, tasks, Path(last.outputs).absolute(), tuple(last.shows), opening_comment(sweep))
 
 
 def gather_cells(
     configs: Sequence[tuple[DictConfig, str]], say: Callable[[str], None]
-) -> tuple[list[Cell], dict[Path | None, Task], Path]:
-    """Cells from their configurations and commands, and from the store alone: nothing is computed. Also the tasks,
-    known by their cells' labels, and the folder of outputs."""
+) -> tuple[list[Cell], dict[Path | None, Task]]:
+    """Cells from their configurations and commands, and from the store alone; and the tasks, known by their labels."""
     cells, tasks = [], {}
     for cfg, command in configs:
         check(cfg)
@@ -122,4 +149,4 @@ def gather_cells(
         results = results_of(cfg, task, artefacts, folders) if complete else None
         cells.append(cell_of(cfg, artefacts, store, results, command))
         tasks[cells[-1].labels] = task
-    return cells, tasks, Path(cfg.outputs).absolute()
+    return cells, tasks

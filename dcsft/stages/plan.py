@@ -26,6 +26,8 @@ NOT_KEYED = {
     "stage": "where to stop",
     "outputs": "where the results are kept",
     "sweep": "a name for people",
+    "shows": "what a report shows",
+    "publish": "who is sent the labels",
     "seed": "only the default of seeds.*",
     "kl": "only the default of paradigm.kl",
     "trainer": "hardware; nothing in it changes a number beyond float rounding",
@@ -256,9 +258,13 @@ def arm_name(cfg: DictConfig) -> str:
     return name if cfg.tuning.name == "lora" else f"{name}, {cfg.tuning.name}"
 
 
+def arm_slug(cfg: DictConfig) -> str:
+    """The arm's name as part of a path: "sft-em-hard-0.05"."""
+    return arm_name(cfg).lower().replace(", ", "-").replace(" ", "-")
+
+
 def run_name(cfg: DictConfig, artefacts: Mapping[str, Artefact]) -> str:
     """The run's folder: readable, and the same for the same experiment."""
     if "distill" in artefacts:
         return f"{cfg.task['name']}-distill-{artefacts['distill'].key}"
-    arm = arm_name(cfg).lower().replace(", ", "-").replace(" ", "-")
-    return f"{cfg.task['name']}-{cfg.model.name}-{arm}-s{cfg.seed}-{artefacts['evaluate'].key}"
+    return f"{cfg.task['name']}-{cfg.model.name}-{arm_slug(cfg)}-s{cfg.seed}-{artefacts['evaluate'].key}"

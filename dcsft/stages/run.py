@@ -21,8 +21,12 @@ from rich.logging import RichHandler
 from dcsft import stopping
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.config import STAGES, build, check
+from dcsft.data.subsets import select
+from dcsft.records import DIFFICULTIES
+from dcsft.stages.curve import told_steps
 from dcsft.stages.plan import (
     arm_name,
+    arm_slug,
     build_task,
     plain,
     plan,
@@ -74,7 +78,9 @@ class Run:
                 if STAGES.index(stage) <= last:
                     stopping.pause_point()
                     self._stage(stage, artefact, tracker)
-            if self.cfg.stage == "export":
+            if self.cfg.stage == "publish":
+                self._publish()
+            elif self.cfg.stage == "export":
                 self.console.print(f"export: {self._export()}", highlight=False, soft_wrap=True)
             elif not self.computed:
                 self.console.print("nothing to compute: every stage was in the store")
@@ -101,7 +107,7 @@ class Run:
         logger = cfg.logger
         group = logger.group or cfg.sweep
         name = f"{cfg.task['name']} {arm_name(cfg)} s{cfg.seed}"
-        return WandB(self.folder, name, plain(cfg), logger.project, logger.entity, group, tags)
+        return WandB(self.folder, name, plain(cfg), logger.project, logger.entity, group, cfg.stage, tags)
 
     # --- one stage ----------------------------------------------------------------------------------------------
 
@@ -126,11 +132,9 @@ class Run:
         if completions.exists():
             rows = [json.loads(line) for line in completions.read_text(encoding="utf-8").splitlines()]
             tracker.table("completions", pd.DataFrame(rows))
-        metrics = folder / "metrics.jsonl"
-        if reused and metrics.exists():
-            for line in metrics.read_text().splitlines():
-                values = json.loads(line)
-                tracker.log(stage, values.pop("step"), values)
+        if reused:
+            for step, metrics in told_steps(folder):
+                tracker.log(stage, step, metrics)
         if stage == "label":
             self._show_labels(folder, tracker)
         elif stage == "distill":
@@ -169,6 +173,39 @@ class Run:
         export.run(folder, trained(self.cfg, self.folders, "cpu", "sdpa"))  # merging needs no GPU
         return folder
 
+    def _publish(self) -> None:
+        from dcsft.stages import curated, label, publish
+        from dcsft.stages.bodies import curation_of
+
+        cfg, artefact = self.cfg, self.plan["label"]
+        folder = self.outputs / "published" / f"{cfg.task['name']}-{cfg.model.name}-{artefact.key}"
+        facts = {
+            "task": cfg.task["name"],
+            "model": cfg.model.path or cfg.model.name,
+            "judge": cfg.reward["_target_"],
+            "labels": ", ".join(f"{name} {value}" for name, value in plain(cfg.label).items() if value is not None),
+            "seed": cfg.seeds.label,
+            "question": cfg.task["question"],
+        }
+        labels = folder / publish.LABELS_FOLDER
+        publish.write_labels(labels, self.folders["label"], artefact, facts)
+        self.console.print(f"labels: {labels}", highlight=False, soft_wrap=True)
+        if cfg.subset.name != "none":
+            arm = arm_slug(cfg)
+            target = folder / publish.CURATED_FOLDER / arm
+            chosen = select(label.read_labels(self.folders["label"]), curation_of(cfg))
+            kinds = {one.example_id: one.difficulty for one in chosen}
+            boxes = plain(cfg.task["boxes"]) if "boxes" in cfg.task else None
+            count = curated.write(target, self.task, kinds, arm, boxes is not None and boxes["frame"] == "resized")
+            self.console.print(f"{count} curated examples: {target}", highlight=False, soft_wrap=True)
+        if cfg.publish.repo is None:
+            self.console.print("nothing was sent; add publish.repo=OWNER/NAME to share the labels")
+            return
+        from huggingface_hub import HfApi
+
+        address = publish.push(labels, cfg.publish.repo, cfg.publish.private, HfApi())
+        self.console.print(f"sent: {address}", highlight=False, soft_wrap=True)
+
     def _distill(self, folder: Path) -> None:
         from dcsft.stages import distill
         from dcsft.stages.asking import client_of
@@ -186,6 +223,25 @@ class Run:
 
             self.console.print(pass_rate_histogram(folder / "labels.parquet"))
         tracker.table("labels", labels)
+        counts = labels["difficulty"].value_counts()
+        tracker.counts("difficulty", {kind: int(counts.get(kind, 0)) for kind in DIFFICULTIES})
+        if self.cfg.logger.name == "wandb":  # the pictures are opened for it alone
+            tracker.table("examples", self._examples(folder))
+
+    def _examples(self, folder: Path) -> pd.DataFrame:
+        """Some training examples of each difficulty: picture, label, answers and pass rate."""
+        from dcsft.report.examples import choose
+
+        labels, answers = choose(pd.read_parquet(folder / "labels.parquet")), {}
+        if (folder / "rollouts.parquet").exists():
+            rollouts = pd.read_parquet(folder / "rollouts.parquet", columns=["id", "text"])
+            answers = rollouts[rollouts["id"].isin(labels["id"])].groupby("id")["text"].agg("\n".join).to_dict()
+        pictures = {e.id: e.pictures[0].open() for e in self.task.examples("train") if e.id in set(labels["id"])}
+        columns = labels[["id", "target", "difficulty", "pass_rate"]]
+        return columns.assign(
+            picture=[pictures[name] for name in labels["id"]],
+            completions=[answers.get(name) for name in labels["id"]],
+        )
 
     def _finish(self, tracker: Tracker, page: bool) -> Path:
         results = results_of(self.cfg, self.task, self.plan, self.folders)
@@ -195,7 +251,7 @@ class Run:
         from dcsft.report.page import write_report
         from dcsft.report.tables import accuracy_tables
         from dcsft.report.tables import console as rendered
-        from dcsft.stages.gather import cell_of, pictures_of
+        from dcsft.stages.gather import cell_of, sights_of
 
         cell = cell_of(self.cfg, self.plan, self.store, results, "")
         if self.cfg.sweep is None:
@@ -207,8 +263,9 @@ class Run:
             self.console.print(f"{results['name']}, seed {self.cfg.seed}: {', '.join(levels)}", highlight=False)
         if page:
             title = f"{self.cfg.task['name']}: {results['name']}"
-            html = write_report(self.folder / "report", title, [cell], pictures_of({cell.labels: self.task}))
+            html = write_report(self.folder / "report", title, [cell], sights_of({cell.labels: self.task}))
             self.console.print(f"page: {html}", highlight=False, soft_wrap=True)
+            tracker.folder_of("report", html.parent)
         return path
 
 

@@ -15,12 +15,13 @@ from dcsft.paradigms.paradigm import Paradigm
 from dcsft.ranks import Ranks
 from dcsft.records import DIFFICULTIES, Label
 from dcsft.stages.cold_start import schedule_of, setting_of
+from dcsft.stages.curve import CURVE, accuracies
 from dcsft.stages.evaluate import count_correct
 from dcsft.stages.fitting import fit, forget_checkpoint
 from dcsft.stages.runtime import Runtime
 from dcsft.tasks.task import Task, check_judge
 
-ADAPTER, MODEL, SUMMARY, CURVE = "adapter", "model", "train.json", "curve.csv"
+ADAPTER, MODEL, SUMMARY = "adapter", "model", "train.json"
 
 
 def tune(vlm: VLM, tuning: dict, seed: int) -> None:
@@ -76,8 +77,7 @@ def run(
     curve = _Curve(folder / CURVE, task, runtime.engine(vlm), evaluation, settings["eval_every"], runtime.ranks)
 
     def after_step(step: int, metrics: dict[str, float]) -> None:
-        on_step(step, metrics)
-        curve.after_step(step)
+        on_step(step, metrics | curve.after_step(step))
 
     fit(
         "train",
@@ -123,10 +123,10 @@ class _Curve:
             with path.open() as file:
                 self.rows = {(int(row["step"]), row["split"]): row for row in csv.DictReader(file)}
 
-    def after_step(self, step: int) -> None:
-        """Evaluate if it is time. A step that a resumed run repeats gives the same row again."""
+    def after_step(self, step: int) -> dict[str, float]:
+        """Evaluate if it is time; returns the accuracies. A step that a resumed run repeats gives the same again."""
         if not self.every or step % self.every:
-            return
+            return {}
         for split in self.task.tests:
             n, correct = count_correct(self.task, self.engine, split, self.sampling, self.ranks)
             self.rows[step, split] = {"step": step, "split": split, "n": n, "correct": correct}
@@ -138,3 +138,4 @@ class _Curve:
             writer.writeheader()
             writer.writerows(self.rows.values())
         temporary.replace(self.path)
+        return accuracies(row for (at, _), row in self.rows.items() if at == step)

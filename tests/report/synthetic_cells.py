@@ -1,6 +1,5 @@
 """Cells made up for the tests of the report, with files as the stages write them."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from dcsft.report.cells import Cell
+from dcsft.report.sights import Sight, data_uri
 from dcsft.report.statistics import wilson
 from dcsft.seeding import stream
 
@@ -120,14 +120,13 @@ def write_metrics(path: Path, levels: dict[str, float], steps: int = 100) -> Pat
     return path
 
 
-def pictures(cell: Cell, ids: list[str]) -> dict[str, bytes]:
-    """A small PNG for every id but the first."""
+def sights(cell: Cell, answers: dict[str, list[str]]) -> dict[str, Sight]:
+    """A small picture for every id but the first."""
     found = {}
-    for name in ids[1:]:
+    for name in list(answers)[1:]:
         pixels = stream("test-picture", name).integers(60, 255, (7, 7, 3)).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).resize((56, 56), Image.Resampling.BILINEAR).save(buffer, "png")
-        found[name] = buffer.getvalue()
+        picture = Image.fromarray(pixels).resize((56, 56), Image.Resampling.BILINEAR)
+        found[name] = Sight(data_uri(picture), None)
     return found
 
 

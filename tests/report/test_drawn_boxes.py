@@ -1,11 +1,11 @@
 """From a rectangle in a picture to a model's words and back: it lands where it was, and the drawing shows it."""
 
 import json
+from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
@@ -13,7 +13,8 @@ from dcsft.boxes import Box, Frame, FrameRule, first_corners
 from dcsft.records import Example, Picture
 from dcsft.report.boxes import ANSWER, TRUTH, draw_boxes
 from dcsft.report.cells import Cell
-from dcsft.stages.gather import pictures_of
+from dcsft.report.sights import LONGEST_PX
+from dcsft.stages.gather import sights_of
 
 RULES = {
     "Qwen2.5-VL": FrameRule("resized", 28, 3136, 802816),
@@ -94,16 +95,16 @@ def test_a_page_shows_truth_and_answers_over_the_picture(tmp_path: Path):
     asked = Example("train/1", "train", (picture,), truth.exact(), frame=truth.frame)
 
     class OneRow:
+        tests = ()
+
         def examples(self, split: str) -> list[Example]:
             return [asked] if split == "train" else []
 
-    rollouts = tmp_path / "rollouts.parquet"
     texts = [json.dumps({"bbox_2d": json.loads(shifted.whole())}), "[300, 20, 420, 90]", "somewhere"]
-    pd.DataFrame({"id": ["train/1"] * 3, "text": texts}).to_parquet(rollouts)
-    cell = Cell("", 0, "", None, None, tmp_path / "labels.parquet", rollouts, None, None)
-    shown = pictures_of({cell.labels: OneRow()})(cell, ["train/1"])["train/1"]
-    (tmp_path / "boxes.png").write_bytes(shown)
-    drawn = Image.open(BytesIO(shown))
+    cell = Cell("", 0, "", None, None, tmp_path / "labels.parquet", None, None, None)
+    sight = sights_of({cell.labels: OneRow()})(cell, {"train/1": texts})["train/1"]
+    drawn = Image.open(BytesIO(b64decode(sight.picture.partition(",")[2])))
+    assert max(drawn.size) == LONGEST_PX
     colours = {colour: count for count, colour in drawn.getcolors(100_000)}
     for name in (TRUTH, ANSWER):
         assert colours[tuple(int(name[i : i + 2], 16) for i in (1, 3, 5))] > 500

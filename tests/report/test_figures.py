@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import json
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -21,7 +22,8 @@ def test_every_figure_is_drawn_and_is_the_same_twice(cells):
         "accuracy",
         "differences",
         "difficulty",
-        "training",
+        "gradients",
+        "losses",
         "hard_ratio",
         "time",
     ]
@@ -68,8 +70,21 @@ def test_the_curve_is_drawn_where_there_is_one(cells, tmp_path):
 
 
 def test_training_curves_part_single_classes_from_mixtures(cells):
-    names = [panel.name for panel in figures.training_curves(cells).panels]
-    assert names == ["loss_alone", "grad_norm_alone", "loss_mixed", "grad_norm_mixed"]
+    assert [panel.name for panel in figures.losses(cells).panels] == ["loss_alone", "loss_mixed"]
+    assert [panel.name for panel in figures.gradient_norms(cells).panels] == ["grad_norm_alone", "grad_norm_mixed"]
+
+
+@pytest.mark.parametrize("norms", [[0.0, 0.0], [0.0, 2.0]])
+def test_a_gradient_of_zero_has_no_place_on_a_logarithmic_scale(norms, tmp_path):
+    """As in GRPO where every completion of a batch earns the same; warnings are errors in these tests."""
+    lines = [{"step": step, "loss/easy": 1.0, "grad_norm/easy": norm} for step, norm in enumerate(norms, 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    arm = dataclasses.replace(cell("GRPO", 0, {"id": part(8, 10, groups={})}), metrics=tmp_path / "metrics.jsonl")
+    drawn = figures.gradient_norms([arm])
+    assert (drawn is not None) == any(norms)
+    if drawn is not None:
+        assert "easy from 2 to 2" in drawn.panels[0].alt
+    assert figures.losses([arm]) is not None
 
 
 def labels(tmp_path, counts):

@@ -3,11 +3,12 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
 from itertools import pairwise
 
 import pandas as pd
 import pytest
-from synthetic_cells import cell, part, pictures, sweep, write_labels
+from synthetic_cells import cell, part, sights, sweep, write_labels
 
 from dcsft.report.examples import choose, shown_examples
 from dcsft.report.page import write_page, write_report
@@ -51,7 +52,7 @@ def cells(tmp_path_factory):
 @pytest.fixture(scope="module")
 def html(cells, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "page.html"
-    return write_page(path, "A <b>bold</b> title", cells, pictures, "One & two.\n\nThree.")
+    return write_page(path, "A <b>bold</b> title", cells, sights, "One & two.\n\nThree.")
 
 
 def test_the_page_stands_alone(html):
@@ -82,6 +83,37 @@ def test_the_page_is_accessible(html):
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(set(ids)) == len(ids)
     assert {attrs["aria-labelledby"] for attrs in page.of("section")} <= set(ids)
+    assert {attrs["data-cards"] for attrs in page.of("form")} <= set(ids)
+    assert {attrs.get("scope") for attrs in page.of("th")} == {"row", "col"}
+    regions = [attrs["aria-label"] for attrs in page.of("div") if attrs.get("role") == "region"]
+    assert len(set(regions)) == len(regions)
+    # Every control stands in a <label>.
+    assert len(page.of("label")) == len(page.of("select")) + len(page.of("input"))
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "#rgb" or "#rrggbb" (WCAG 2.2)."""
+    digits = colour.removeprefix("#")
+    digits = "".join(digit * 2 for digit in digits) if len(digits) == 3 else digits
+    shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_every_colour_of_text_can_be_read_by_day_and_by_night():
+    assert contrast("#fff", "#000000") == pytest.approx(21)  # by definition
+    style = files("dcsft.report").joinpath("style.css").read_text()
+    day, night = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    for scheme in (day, night):
+        colours = dict(re.findall(r"--(\w+): (#\w+)", scheme))
+        for name in ("ink", "soft", "accent", "easy", "medium", "hard"):
+            for ground in ("paper", "wash"):
+                assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
 
 
 def test_missing_cells_come_with_their_commands(html, cells):
@@ -91,7 +123,7 @@ def test_missing_cells_come_with_their_commands(html, cells):
 
 
 def test_the_same_cells_give_the_same_bytes(html, cells, tmp_path):
-    again = write_page(tmp_path / "again.html", "A <b>bold</b> title", cells, pictures, "One & two.\n\nThree.")
+    again = write_page(tmp_path / "again.html", "A <b>bold</b> title", cells, sights, "One & two.\n\nThree.")
     assert again.read_bytes() == html.read_bytes()
 
 
@@ -135,10 +167,10 @@ def test_examples_are_spread_over_pass_rates(tmp_path):
 def test_answers_are_counted_right_ones_first(tmp_path):
     labels, rollouts = write_labels(tmp_path, 0)
     alone = dataclasses.replace(cell("SFT", 0), labels=labels, rollouts=rollouts)
-    seed, examples = shown_examples([alone], pictures)
+    seed, examples = shown_examples([alone], sights)
     assert seed == 0
-    assert examples[0].picture is None
-    assert examples[1].picture.startswith("data:image/png;base64,")
+    assert examples[0].sight.picture is None
+    assert examples[1].sight.picture.startswith("data:image/png;base64,")
     for example in examples:
         assert sum(answer.count for answer in example.answers) == example.num_samples
         assert sum(answer.count for answer in example.answers if answer.correct) == example.num_correct
@@ -149,19 +181,33 @@ def test_answers_are_counted_right_ones_first(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_the_filter_works_in_a_browser(html, tmp_path):
-    # The page as it opens, then with the filter set as a reader would.
-    assert "24 of 24 examples" in dom(html, tmp_path)
-    choice = """<script>
-      document.querySelector('input[value="hard"]').checked = true;
-      form.elements.rate.value = "0/8";
-      form.dispatchEvent(new Event("change"));
+    # The page as it opens, then with the filters set as a reader would.
+    opened = dom(html, tmp_path)
+    assert "48 of 48 examples" in opened
+    word = re.findall(r'<option value="(\d+)">house</option>', opened)[-1]
+    choice = f"""<script>
+      const [tests, training] = document.forms;
+      training.querySelector('input[value="hard"]').checked = true;
+      training.elements.rate.value = "0/8";
+      training.elements.class.value = "{word}";
+      training.dispatchEvent(new Event("change"));
+      tests.elements.verdict.value = "right1";
+      tests.elements.split.value = "2";
+      tests.dispatchEvent(new Event("change"));
     </script></body>"""
     filtered = tmp_path / "filtered.html"
     filtered.write_text(html.read_text(encoding="utf-8").replace("</body>", choice), encoding="utf-8")
     text = dom(filtered, tmp_path)
-    assert "8 of 24 examples" in text
-    shown = re.findall(r'<li data-difficulty="(\w+)" data-rate="[^"]*">', text)
-    assert shown == ["hard"] * 8
+    hard_houses = shown(text, r'data-difficulty="(\w+)" data-rate="([^"]*)" data-class="(\d+)"')
+    assert set(hard_houses) == {("hard", "0/8", word)}
+    easy_right = shown(text, r'data-split="(\d)" data-class="\d+" data-verdict="([^"]*)"')
+    assert easy_right
+    assert all(split == "2" and "right1" in verdict.split() for split, verdict in easy_right)
+
+
+def shown(text: str, pattern: str) -> list[tuple[str, ...]]:
+    """The data of the cards that are not hidden."""
+    return re.findall(f"<li {pattern}>", text)
 
 
 def dom(path, tmp_path) -> str:

@@ -3,7 +3,7 @@ import io
 
 import pytest
 from rich.console import Console
-from synthetic_cells import cell, part, write_scores
+from synthetic_cells import cell, part, write_labels, write_scores
 
 from dcsft.report.figures import accuracy
 from dcsft.report.frames import accuracy_frame, cost_frame, difference_frame, training_frame
@@ -16,6 +16,7 @@ from dcsft.report.tables import (
     all_tables,
     console_table,
     difference_tables,
+    difficulty_table,
     points,
     quantity,
 )
@@ -166,3 +167,20 @@ def test_a_split_without_a_judged_answer_is_left_out_and_breaks_nothing():
     cells = [cell(arm, 0, accuracies(80) | {"ood_r": nothing}) for arm in ("Cold start", "SFT")]
     assert [entry.text for entry in accuracy_tables(cells)[0].header] == ["Arm", "Seeds", "ID"]
     assert [panel.name for panel in accuracy(cells).panels] == ["accuracy_id"]
+
+
+def test_the_papers_numbers_stand_beside_ours_only_for_its_task_and_model(tmp_path):
+    labels, _ = write_labels(tmp_path, 0, count=40)
+    arms = [cell("Cold start", 0, accuracies(70)), cell("Hard", 0, accuracies(60))]
+    arms += [cell("Cold start", 1, accuracies(71)), cell("Hard", 1, accuracies(62))]
+    ours = [dataclasses.replace(one, labels=labels) for one in arms]
+    paper = {"task": "imagenet", "model": "qwen2_5_vl_3b"}
+    theirs = [dataclasses.replace(one, results=one.results | paper) for one in ours]
+    assert [row[0].text for row in difficulty_table(ours).rows] == ["seed 0"]
+    *_, printed = difficulty_table(theirs).rows
+    # 4,163, 4,017 and 1,420 of 9,600
+    assert [entry.text for entry in printed] == ["paper", "9,600", "43.4", "41.8", "14.8"]
+    assert "paper" not in difference_tables(ours)[0].rows[0][2].detail
+    assert difference_tables(theirs)[0].rows[0][2].detail.endswith("; paper +4.5")
+    mixed = [ours[0], *theirs[1:]]
+    assert len(difficulty_table(mixed).rows) == 1

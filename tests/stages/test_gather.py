@@ -1,5 +1,6 @@
 """A report shows each seed's own pictures."""
 
+from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from dcsft.config import CONF, register
 from dcsft.report.cells import Cell
-from dcsft.stages.gather import pictures_of
+from dcsft.stages.gather import opening_comment, sights_of
 from dcsft.stages.plan import build_task
 
 
@@ -23,10 +24,17 @@ def test_equal_ids_of_different_seeds_show_different_pictures():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tasks = [build_task(compose("config", ["task.num_train=4", f"seed={seed}"])) for seed in (0, 1)]
     cells = [_cell(seed, Path(f"labels-{seed}.parquet")) for seed in (0, 1)]
-    pictures = pictures_of({cell.labels: task for cell, task in zip(cells, tasks, strict=True)})
+    sights = sights_of({cell.labels: task for cell, task in zip(cells, tasks, strict=True)})
     for cell, task in zip(cells, tasks, strict=True):
-        found = pictures(cell, ["train/2"])
+        found = sights(cell, {"train/2": [], "ood_r/1": []})
+        assert set(found) == {"train/2", "ood_r/1"}
         example = task.examples("train")[2]
-        shown = Image.open(BytesIO(found["train/2"]))
+        shown = Image.open(BytesIO(b64decode(found["train/2"].picture.partition(",")[2])))
         assert shown.tobytes() == example.pictures[0].open().tobytes()
-    assert pictures(cells[0], ["train/2"]) != pictures(cells[1], ["train/2"])
+    assert sights(cells[0], {"train/2": []}) != sights(cells[1], {"train/2": []})
+
+
+def test_a_sweeps_own_words_are_joined_and_parted_by_their_keys(tmp_path: Path):
+    sweep = tmp_path / "table9.yaml"
+    sweep.write_text("# Table 9: what\n# it shows.\n# cost: a\n#   minute\n# expected (icons): much\nsweep: x # no\n")
+    assert opening_comment(sweep) == "Table 9: what it shows.\ncost: a minute\nexpected (icons): much"

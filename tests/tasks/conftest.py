@@ -81,6 +81,7 @@ def _small_imagenet_200(tmp_path: Path) -> list[str]:
 
 SMALL: dict[str, Callable[[Path], list[str]]] = {
     "icons": lambda tmp_path: ["task.num_train=120", "task.num_cold_start=60", "task.num_test=70"],
+    "icons_70": lambda tmp_path: ["task.num_train=140", "task.num_cold_start=70", "task.num_test=70"],
     "icon_scenes": lambda tmp_path: ["task.num_train=60", "task.num_cold_start=30", "task.num_test=30"],
     "icon_choice": lambda tmp_path: ["task.num_train=60", "task.num_cold_start=30", "task.num_test=30"],
     "digits": lambda tmp_path: ["task.num_ood_r=40"],
