@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
 
     console, results = console_and_log(), None
     try:
-        if cfg.launcher.name != "local":
+        if cfg.launcher.name != "local" and cfg.stage != "check":  # looking at the data is done here
             from dcsft.launch.submit import submit
 
             submit([cfg], [], "", console)

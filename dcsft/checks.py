@@ -1,5 +1,6 @@
 """The checks of single groups of the configuration: each returns one line a problem."""
 
+import os
 import re
 
 from omegaconf import DictConfig

@@ -82,7 +82,7 @@ def num_gpus(cfg: DictConfig) -> int:
     """GPUs that one job needs."""
     if cfg.launcher.name == "slurm" and cfg.launcher.gpus is not None:
         return cfg.launcher.gpus
-    return int(cfg.trainer.device == "cuda")
+    return cfg.trainer.num_devices or 1 if cfg.trainer.device == "cuda" else 0
 
 
 def cell_title(cfg: DictConfig) -> str:
