@@ -1,7 +1,7 @@
 """The look of every figure: size, colours, type; and how one becomes SVG, byte for byte the same each time."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -72,6 +72,33 @@ class Drawing:
     def __init__(self, name: str, sheet: Sheet) -> None:
         self.axes: Axes = sheet.add_subplot()
         self._name, self._sheet = name, sheet
+
+    def name_rows(self, names: Sequence[str], label: str) -> None:
+        """Names the rows from the top down, and the axis of their values."""
+        self.axes.set_yticks(range(len(names)), names)
+        self.axes.set_ylim(len(names) - 0.4, -0.6)
+        self.axes.tick_params(axis="y", length=0)
+        self.axes.spines["left"].set_visible(False)
+        self.axes.set_xlabel(label)
+
+    def legend_above(self) -> None:
+        """The legend of bars, in one line above them."""
+        self.axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1, handleheight=1)
+
+    def difficulty_bars(self, rows: Mapping[str, Mapping[str, float]], label: str) -> None:
+        """A bar a row, of the shares of its difficulties in percent; those wide enough are written into it."""
+        for y, shares in enumerate(rows.values()):
+            left = 0.0
+            for name, width in shares.items():
+                colour = DIFFICULTY_COLOURS[name]
+                self.axes.barh(y, width, 0.72, left, color=colour, label=name if y == 0 else None, ec="white", lw=0.8)
+                if width > 9:
+                    centre = left + width / 2
+                    self.axes.text(centre, y, f"{width:.0f} %", ha="center", va="center", color="white", weight="bold")
+                left += width
+        self.name_rows(list(rows), label)
+        self.axes.set_xlim(0, 100)
+        self.legend_above()
 
     def panel(self, alt: str) -> Panel:
         """The finished drawing as SVG, without date or creator, its ids derived from its name."""

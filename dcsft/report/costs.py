@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dcsft.records import DIFFICULTIES
-from dcsft.report.canvas import DIFFICULTY_COLOURS, INK, SOFT, Drawing, Figure, Panel, drawing
+from dcsft.report.canvas import INK, SOFT, Figure, Panel, drawing
 from dcsft.report.cells import BASELINE, Cell, by_arm
 from dcsft.report.curves import read_metrics
 from dcsft.report.paper_numbers import in_paper
@@ -60,7 +60,8 @@ def total_time(cells: Sequence[Cell]) -> Figure | None:
             words.append(f"{arm} {left:.1f} ({parts})")
         draw.axes.margins(x=0.16)
         draw.axes.set_xlim(left=0)
-        _arms(draw, [str(arm) for arm in frame.index], "seconds, wall clock")
+        draw.name_rows([str(arm) for arm in frame.index], "seconds, wall clock")
+        draw.legend_above()
         panel = draw.panel(f"Seconds from the start to the trained model: {'; '.join(words)}.")
     caption = (
         "Cold start, labelling and training of each arm as if it were alone, means over seeds, on whatever machine "
@@ -73,16 +74,6 @@ def total_time(cells: Sequence[Cell]) -> Figure | None:
         printed = in_paper("speedup", cells)
         caption += f" Paper: {printed['arm']} {printed['times']} times." if printed is not None else ""
     return Figure("time", "Time of each arm, from start to end", caption, (panel,))
-
-
-def _arms(draw: Drawing, names: Sequence[str], label: str) -> None:
-    """Names the rows from the top down; the legend stands above."""
-    draw.axes.set_yticks(range(len(names)), names)
-    draw.axes.set_ylim(len(names) - 0.4, -0.6)
-    draw.axes.tick_params(axis="y", length=0)
-    draw.axes.spines["left"].set_visible(False)
-    draw.axes.set_xlabel(label)
-    draw.axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1, handleheight=1)
 
 
 def update_shares(cells: Sequence[Cell]) -> Figure | None:
@@ -104,29 +95,20 @@ def update_shares(cells: Sequence[Cell]) -> Figure | None:
 
 def _shares_panel(arm: str, metrics: pd.DataFrame, group: Sequence[Cell]) -> Panel:
     trained = [cell.results["train"] for cell in group]
-    prompts = {name: sum(train[name] / train["examples"] for train in trained) / len(trained) for name in DIFFICULTIES}
+    held = {name: [train[name] / train["examples"] for train in trained] for name in DIFFICULTIES}
+    prompts = {name: 100 * sum(shares) / len(shares) for name, shares in held.items()}
     rows = {"prompts": prompts}
     for row, quantity in {"squared advantage": "advantage_share", "gradient norm": "grad_share"}.items():
         if f"{quantity}/{DIFFICULTIES[1]}" in metrics.columns:
             of = metrics[[f"{quantity}/{n}" for n in DIFFICULTIES if f"{quantity}/{n}" in metrics.columns]]
             means = of.dropna(how="all").fillna(0.0).mean()
-            rows[row] = {name: float(means.get(f"{quantity}/{name}", 0.0)) for name in DIFFICULTIES}
+            rows[row] = {name: 100 * float(means.get(f"{quantity}/{name}", 0.0)) for name in DIFFICULTIES}
     flat = {name: f"zero_variance/{name}" for name in DIFFICULTIES}
-    words = []
+    words = [
+        f"{row} " + ", ".join(f"{name} {share:.0f} %" for name, share in shares.items()) for row, shares in rows.items()
+    ]
     with drawing(f"update_{arm.lower().replace(' ', '_')}", 0.95 + 0.34 * len(rows)) as draw:
-        for y, (row, shares) in enumerate(rows.items()):
-            left = 0.0
-            for name, share in shares.items():
-                label = name if y == 0 else None
-                colour = DIFFICULTY_COLOURS[name]
-                draw.axes.barh(y, 100 * share, 0.72, left, color=colour, label=label, ec="white", lw=0.8)
-                if share > 0.09:
-                    centre = left + 50 * share
-                    draw.axes.text(centre, y, f"{100 * share:.0f} %", ha="center", va="center", color="white")
-                left += 100 * share
-            words.append(f"{row} " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items()))
-        draw.axes.set_xlim(0, 100)
-        _arms(draw, list(rows), "share, %")
+        draw.difficulty_bars(rows, "share, %")
         draw.axes.set_title(arm, pad=22)
         variance = ", ".join(f"{n} {100 * metrics[c].mean():.0f} %" for n, c in flat.items() if c in metrics.columns)
         return draw.panel(f"{arm}: {'; '.join(words)}; groups without variance {variance}.")

@@ -40,14 +40,10 @@ def _round_steps() -> MaxNLocator:
 
 
 def _rows(draw: Drawing, names: Sequence[str], label: str) -> None:
-    """Names the rows from the top down."""
-    draw.axes.set_yticks(range(len(names)), names)
-    draw.axes.set_ylim(len(names) - 0.4, -0.6)
-    draw.axes.tick_params(axis="y", length=0)
-    draw.axes.spines["left"].set_visible(False)
+    """Rows of points, on a grid."""
+    draw.name_rows(names, label)
     draw.axes.xaxis.set_major_locator(_round_steps())
     draw.axes.grid(axis="x")
-    draw.axes.set_xlabel(label)
 
 
 def accuracy(cells: Sequence[Cell]) -> Figure | None:
@@ -130,23 +126,14 @@ def difficulty(cells: Sequence[Cell]) -> Figure | None:
 
 
 def _shares(labels: dict[str, pd.DataFrame]) -> Panel:
-    words = []
+    rows = {}
+    for seed, frame in labels.items():
+        shares = frame["difficulty"].value_counts(normalize=True)
+        rows[seed] = {name: 100 * float(shares.get(name, 0.0)) for name in DIFFICULTIES}
+    words = [f"{seed} {name} {width:.1f} %" for seed, shares in rows.items() for name, width in shares.items()]
     with drawing("difficulty_shares", 1.05 + 0.34 * len(labels)) as draw:
-        for y, (seed, frame) in enumerate(labels.items()):
-            shares, left = frame["difficulty"].value_counts(normalize=True), 0.0
-            for name in DIFFICULTIES:
-                width = 100 * float(shares[name]) if name in shares else 0.0
-                colour = DIFFICULTY_COLOURS[name]
-                draw.axes.barh(y, width, 0.72, left, color=colour, label=name if y == 0 else None, ec="white", lw=0.8)
-                if width > 9:
-                    centre = left + width / 2
-                    draw.axes.text(centre, y, f"{width:.0f} %", ha="center", va="center", color="white", weight="bold")
-                left += width
-                words.append(f"{seed} {name} {width:.1f} %")
-        _rows(draw, list(labels), "share of the training examples, %")
-        draw.axes.grid(visible=False)
-        draw.axes.set_xlim(0, 100)
-        draw.axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1, handleheight=1)
+        draw.difficulty_bars(rows, "share of the training examples, %")
+        draw.axes.xaxis.set_major_locator(_round_steps())
         return draw.panel(f"Difficulty of the training examples: {'; '.join(words)}.")
 
 
