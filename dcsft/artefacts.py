@@ -39,6 +39,11 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that has a JSON object a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
 def write_table(path: Path, table: "DataFrame") -> None:
     """Write `table` as Parquet, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")

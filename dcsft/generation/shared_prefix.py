@@ -5,8 +5,6 @@ earlier tokens, so the prompt's keys and values are stored and read once. `expan
 row a sample; the general way, right for layers that are not full attention, which ignore such a mask.
 """
 
-import functools
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -17,18 +15,12 @@ from transformers import DynamicCache
 
 from dcsft.generation.draw import draw_tokens, uniforms
 from dcsft.generation.engine import Engine, Request, Sampling
+from dcsft.models.attention import say_once
 from dcsft.models.render import FeatureSource, Prompts, render_prompts, require_fit
 from dcsft.models.vlm import VLM
 from dcsft.records import Completion, Picture
 
 # B prompts, P prompt tokens, G samples a prompt, D hidden size
-
-log = logging.getLogger(__name__)
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    log.warning(message)
 
 
 def _last(vlm: VLM, prompts: Prompts) -> dict[str, Tensor]:
@@ -127,7 +119,7 @@ class SharedPrefix(Engine):
         features: FeatureSource | None = None,
     ) -> None:
         if decoding == "tree" and not vlm.full_attention:
-            _say_once("this model's attention takes no mask of ours: the cache is expanded, one copy a sample")
+            say_once("this model's attention takes no mask of ours: the cache is expanded, one copy a sample")
             decoding = "expand"
         self.vlm, self.batch_size, self.decoding, self.features = vlm, batch_size, decoding, features
 

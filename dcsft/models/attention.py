@@ -1,9 +1,20 @@
 """Which attention kernels a model computes with."""
 
+import functools
+import logging
+
 import torch
 from transformers.utils import is_flash_attn_2_available
 
 from dcsft.models.families import Family
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Warn of a slower way that a model must go, once in a process."""
+    log.warning(message)
 
 
 def attention_of(choice: str, family: Family, device: str, dtype: str) -> str | dict[str, str]:

@@ -9,7 +9,6 @@ which never forms the (P + G C)^2 scores. A model with layers that are not full 
 takes the naive way.
 """
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -18,13 +17,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dcsft.models import prefix_attention
+from dcsft.models.attention import say_once
 from dcsft.models.render import Prompts, append_completions, continued
 from dcsft.models.vlm import VLM
 
 # B prompts, P prompt tokens (left-padded), G completions a prompt, T completion tokens (right-padded), S = P + G T,
 # N real completion tokens, D hidden size
 
-log = logging.getLogger(__name__)
 
 LONG_TOKENS = 24
 """Completions of this many tokens and more take the attention function; benchmarks/grpo_loss.py shows the crossing."""
@@ -44,7 +43,7 @@ def completion_logps(
         ValueError: a completion contains a picture token.
     """
     if not vlm.full_attention:
-        _say_once("this model has layers that are not full attention: each completion is a row of its own in the loss")
+        say_once("this model has layers that are not full attention: each completion is a row of its own in the loss")
         return completion_logps_naive(vlm, prompts, groups, temperature)
     ids, mask = _padded(vlm, groups)
     num, group, width = ids.shape
@@ -83,15 +82,6 @@ def completion_logps_naive(
         hidden = vlm.hidden_states(**append_completions(vlm, prompts, padded).inputs)[:, -width - 1 : -1]
         rows.append(_logps(vlm, hidden, ids[:, number], mask[:, number], temperature))
     return torch.stack(rows, 1), mask
-
-
-_SAID: set[str] = set()
-
-
-def _say_once(message: str) -> None:
-    if message not in _SAID:
-        _SAID.add(message)
-        log.warning(message)
 
 
 def _padded(vlm: VLM, groups: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,12 @@
 """Figures over training steps: loss and gradient norm per difficulty, and accuracy on the way."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.ticker import NullFormatter
 
+from dcsft.artefacts import read_lines
 from dcsft.records import DIFFICULTIES
 from dcsft.report.canvas import CYCLE, DIFFICULTY_COLOURS, MARKERS, Figure, Panel, drawing
 from dcsft.report.cells import Cell, by_arm, split_title
@@ -18,7 +18,7 @@ _LOGARITHMIC = ("grad_norm",)
 
 def read_metrics(path: Path) -> pd.DataFrame:
     """metrics.jsonl, indexed by step."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = read_lines(path)
     return pd.DataFrame(lines, columns=["step"] if not lines else None).set_index("step")
 
 

@@ -1,12 +1,12 @@
 """Example pictures per difficulty with the answers they were given (the paper's Figure S2)."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from dcsft.artefacts import read_lines
 from dcsft.records import DIFFICULTIES
 from dcsft.report.cells import Cell
 from dcsft.report.sights import Sight, Sights
@@ -83,7 +83,7 @@ def shown_completions(cells: Sequence[Cell], moments: int = 4) -> list[ShownComp
     for cell in sorted(cells, key=lambda cell: cell.seed):
         if cell.completions is None:
             continue
-        rows = pd.DataFrame([json.loads(line) for line in cell.completions.read_text(encoding="utf-8").splitlines()])
+        rows = pd.DataFrame(read_lines(cell.completions))
         steps = rows["step"].unique()
         chosen = sorted({steps[round(i * (len(steps) - 1) / max(1, moments - 1))] for i in range(moments)})
         found = []
@@ -91,9 +91,8 @@ def shown_completions(cells: Sequence[Cell], moments: int = 4) -> list[ShownComp
             group = rows[rows["step"] == step].to_dict("records")
             counts = Counter((row["text"], row["reward"], row["advantage"]) for row in group)
             for (text, reward, advantage), times in sorted(counts.items(), key=lambda item: (-item[0][1], -item[1])):
-                short = text if len(text) <= _LONGEST_ANSWER else text[: _LONGEST_ANSWER - 1] + "…"
                 where = (cell.arm, cell.seed, int(step), group[0]["id"], group[0]["difficulty"])
-                found.append(ShownCompletion(*where, short, times, reward, advantage))
+                found.append(ShownCompletion(*where, _cut(text), times, reward, advantage))
         return found
     return []
 
@@ -118,4 +117,8 @@ def _shown(row: dict, answers: dict[str, pd.DataFrame], seen: dict[str, Sight]) 
 def short_answer(row: dict) -> str:
     """What was read out of the answer, else its text, cut to a length that fits a card."""
     text = row["answer"] if isinstance(row["answer"], str) and row["answer"] else row["text"]
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_ANSWER else text[: _LONGEST_ANSWER - 1] + "…"

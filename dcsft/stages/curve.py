@@ -1,11 +1,12 @@
 """Accuracy on the way (Figure 3): its file beside a training's metrics, and both read back step by step."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from dcsft.artefacts import read_lines
 
 CURVE, METRICS = "curve.csv", "metrics.jsonl"
 
@@ -19,7 +20,6 @@ def told_steps(folder: Path) -> Iterator[tuple[int, dict[str, float]]]:
     """What a stage in `folder` told of each of its steps when it was computed; nothing if it does not train."""
     metrics, curve = folder / METRICS, folder / CURVE
     on_the_way = dict(list(pd.read_csv(curve).groupby("step"))) if curve.exists() else {}
-    for line in metrics.read_text().splitlines() if metrics.exists() else ():
-        values = json.loads(line)
+    for values in read_lines(metrics) if metrics.exists() else ():
         step = values.pop("step")
         yield step, values | accuracies(on_the_way[step].to_dict("records") if step in on_the_way else ())

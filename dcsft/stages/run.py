@@ -3,7 +3,6 @@
 The run folder has the resolved configuration, the log, `results.json`, a page, and links to the stages it used.
 """
 
-import json
 import logging
 import os
 import sys
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from dcsft import stopping
-from dcsft.artefacts import Artefact, Store, write_json
+from dcsft.artefacts import Artefact, Store, read_lines, write_json
 from dcsft.config import STAGES, build, check
 from dcsft.data.subsets import select
 from dcsft.records import DIFFICULTIES
@@ -130,8 +129,7 @@ class Run:
         link.replace(self.folder / stage)
         completions = folder / "completions.jsonl"
         if completions.exists():
-            rows = [json.loads(line) for line in completions.read_text(encoding="utf-8").splitlines()]
-            tracker.table("completions", pd.DataFrame(rows))
+            tracker.table("completions", pd.DataFrame(read_lines(completions)))
         if reused:
             for step, metrics in told_steps(folder):
                 tracker.log(stage, step, metrics)
@@ -226,13 +224,13 @@ class Run:
         counts = labels["difficulty"].value_counts()
         tracker.counts("difficulty", {kind: int(counts.get(kind, 0)) for kind in DIFFICULTIES})
         if self.cfg.logger.name == "wandb":  # the pictures are opened for it alone
-            tracker.table("examples", self._examples(folder))
+            tracker.table("examples", self._examples(folder, labels))
 
-    def _examples(self, folder: Path) -> pd.DataFrame:
+    def _examples(self, folder: Path, labels: pd.DataFrame) -> pd.DataFrame:
         """Some training examples of each difficulty: picture, label, answers and pass rate."""
         from dcsft.report.examples import choose
 
-        labels, answers = choose(pd.read_parquet(folder / "labels.parquet")), {}
+        labels, answers = choose(labels), {}
         if (folder / "rollouts.parquet").exists():
             rollouts = pd.read_parquet(folder / "rollouts.parquet", columns=["id", "text"])
             answers = rollouts[rollouts["id"].isin(labels["id"])].groupby("id")["text"].agg("\n".join).to_dict()

@@ -5,6 +5,7 @@ import torch
 from miniatures import MIXED, log_probs
 
 from dcsft.models import completion_logps as ways
+from dcsft.models.attention import say_once
 from dcsft.models.completion_logps import completion_logps, completion_logps_naive
 from dcsft.models.render import render_prompts
 from dcsft.models.vlm import VLM
@@ -87,7 +88,7 @@ def test_a_model_that_would_not_heed_the_mask_takes_the_naive_way_and_says_so_on
     groups = _groups(shipped, 2)
     naive = completion_logps_naive(shipped, render_prompts(shipped, conversations), groups, 0.9)[0]
     monkeypatch.setattr(VLM, "full_attention", False)
-    monkeypatch.setattr(ways, "_SAID", set())
+    say_once.cache_clear()
     for _ in range(2):
         found = completion_logps(shipped, render_prompts(shipped, conversations), groups, 0.9)[0]
         assert torch.equal(found, naive)
