@@ -17,8 +17,8 @@ from dcsft.records import Message, Picture
 
 REAL_VOCABULARY = 151_936
 """Qwen2.5-VL's."""
-SIDE = 224
-"""Pixels: 64 merged picture tokens."""
+SIDE, LARGE_SIDE = 224, 448
+"""Pixels: 64 and 256 merged picture tokens."""
 NAMES = ("goldfish", "tabby cat", "sports car", "pizza", "mushroom", "jellyfish", "ambulance", "bald eagle")
 QUESTION = "what type of object is in this photo? please output only the name."
 FILLER = " please look at it closely"
@@ -26,10 +26,11 @@ FILLER = " please look at it closely"
 _SYSTEM = "system user assistant\nYou are a helpful assistant."
 
 
-def build(folder: Path, num_pictures: int, vocab_size: int | None = None) -> None:
+def build(folder: Path, num_pictures: int, vocab_size: int | None = None, side: int = SIDE) -> None:
     """Write `folder`/model, `folder`/pictures and `folder`/rows.json.
 
     Args:
+        side: of the square pictures, in pixels.
         vocab_size: of the model; None: that of its tokenizer, 448.
     """
     tokenizer = build_tokenizer([QUESTION, FILLER, _SYSTEM, *NAMES] * 4, 448)
@@ -44,12 +45,12 @@ def build(folder: Path, num_pictures: int, vocab_size: int | None = None) -> Non
     # Picture tokens are never sampled, so an answer never ends: all ways sample the same number of tokens.
     model.generation_config.eos_token_id = config.video_token_id
     model.save_pretrained(folder / "model")
-    build_processor(tokenizer, min_pixels=28 * 28, max_pixels=SIDE * SIDE).save_pretrained(folder / "model")
+    build_processor(tokenizer, min_pixels=28 * 28, max_pixels=side * side).save_pretrained(folder / "model")
     (folder / "pictures").mkdir()
     rows = []
     for number in range(num_pictures):
         path = folder / "pictures" / f"{number}.png"
-        noise = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        noise = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(noise).save(path)
         rows.append({"picture": str(path.resolve()), "question": QUESTION, "answer": NAMES[number % len(NAMES)]})
     (folder / "rows.json").write_text(json.dumps(rows))

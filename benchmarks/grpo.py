@@ -32,7 +32,7 @@ def compare(
     def measure(side: str) -> float:
         script, first = ("swift_sides.py", "grpo") if side == "swift" else ("grpo_sides.py", side)
         found = run_side(
-            NAMES[side], swift if side == "swift" else None, script, first, folder, PROMPTS, STEPS[vocab_size]
+            NAMES[side], swift if side == "swift" else None, script, first, folder, PROMPTS, STEPS[vocab_size], "all"
         )
         memory[side].append(found)
         trained.add(found["trained"])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from bench_model import build, picture, question_of, read_rows
+from bench_model import LARGE_SIDE, SIDE, build, picture, question_of, read_rows
 from measuring import Measured, alternate, console, cpu_rate, peak_mib, publish
 from torch import Tensor
 
@@ -27,9 +27,16 @@ from dcsft.models.vlm import PARTS, VLM
 from dcsft.records import Message
 
 G, TEMPERATURE = 8, 0.9
-SETTINGS = ((322, 4, 2), (322, 64, 1), (107, 4, 4))
-"""Prompt tokens with the picture, completion tokens, prompts a forward pass."""
-CROSSING = ((322, 8, 2), (322, 16, 2), (322, 32, 2), (107, 8, 2), (107, 16, 2), (107, 32, 2))
+Setting = tuple[int, int, int, int]
+"""Pixels of the picture's side, prompt tokens with the picture, completion tokens, prompts a forward pass."""
+SETTINGS: tuple[Setting, ...] = (
+    (LARGE_SIDE, 322, 4, 2),
+    (LARGE_SIDE, 322, 64, 1),
+    (SIDE, 322, 4, 2),
+    (SIDE, 322, 64, 1),
+    (SIDE, 107, 4, 4),
+)
+CROSSING = tuple((SIDE, *lengths, 2) for lengths in ((322, 8), (322, 16), (322, 32), (107, 8), (107, 16), (107, 32)))
 """Where the attention function overtakes the dense mask."""
 REPEATS = 3
 """Passes a round."""
@@ -48,14 +55,16 @@ def policy(folder: Path) -> VLM:
     return vlm
 
 
-def case(vlm: VLM, folder: Path, num_tokens: int, width: int, num_prompts: int) -> tuple[Prompts, Groups]:
-    """Prompts of at least `num_tokens` tokens, each with G completions of `width` random tokens."""
+def case(vlm: VLM, folder: Path, setting: Setting) -> tuple[str, Prompts, Groups]:
+    """A name, and prompts of at least `num_tokens` tokens, each with G completions of `width` random tokens."""
+    side, num_tokens, width, num_prompts = setting
     paths = [row["picture"] for row in read_rows(folder)[:num_prompts]]
     question = question_of(vlm, paths[0], num_tokens)
     prompts = render_prompts(vlm, [[Message("user", (picture(path), question))] for path in paths])
     numbers = torch.Generator().manual_seed(0)
     ids = torch.randint(0, min(vlm.picture_ids), (num_prompts, G, width), generator=numbers)
-    return prompts, ids.tolist()
+    name = f"P = {prompts.input_ids.shape[1]} ({(side // 28) ** 2} of them picture), C = {width}, {num_prompts} prompts"
+    return name, prompts, ids.tolist()
 
 
 def ways(vlm: VLM, prompts: Prompts, groups: Groups) -> dict[str, Callable[[], Tensor]]:
@@ -123,12 +132,10 @@ def agree(vlm: VLM, found: dict[str, Callable[[], Tensor]]) -> None:
         torch.testing.assert_close(gradients, results[0][1], rtol=0, atol=1e-5)
 
 
-def compare(
-    folder: Path, setting: tuple[int, int, int], pairs: Sequence[tuple[str, str]], rounds: int
-) -> list[Measured]:
+def compare(folder: Path, setting: Setting, pairs: Sequence[tuple[str, str]], rounds: int) -> list[Measured]:
     """The first way of each pair against the second."""
-    vlm = policy(folder)
-    prompts, groups = case(vlm, folder, *setting)
+    vlm = policy(folder / str(setting[0]))
+    name, prompts, groups = case(vlm, folder / str(setting[0]), setting)
     found = ways(vlm, prompts, groups)
     found = {name: way for name, way in found.items() if any(name in pair for pair in pairs)}
     agree(vlm, found)
@@ -139,19 +146,17 @@ def compare(
         return REPEATS
 
     rates = alternate({name: lambda way=way: cpu_rate(lambda: work(way)) for name, way in found.items()}, rounds)
-    name = f"P = {prompts.input_ids.shape[1]}, C = {setting[1]}, {setting[2]} prompts"
     return [Measured(name, way, rates[way], rates[other], other) for way, other in pairs]
 
 
-def weigh(folder: Path, setting: tuple[int, int, int], side: str) -> None:
+def weigh(folder: Path, setting: Setting, side: str) -> None:
     """In a process of its own: print the peak memory of one step over that of the loaded model, in MiB."""
-    vlm = policy(folder)
-    prompts, groups = case(vlm, folder, *setting)
+    vlm = policy(folder / str(setting[0]))
+    name, prompts, groups = case(vlm, folder / str(setting[0]), setting)
     way = ways(vlm, prompts, groups)[side]
     loaded = peak_mib()
     for _ in range(2):
         step(vlm, way)
-    name = f"P = {prompts.input_ids.shape[1]}, C = {setting[1]}, {setting[2]} prompts"
     print(json.dumps({"setting": name, "side": side, "loaded_mib": loaded, "step_mib": peak_mib() - loaded}))
 
 
@@ -180,7 +185,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build(folder, num_pictures=8)
+        for side in (SIDE, LARGE_SIDE):
+            build(folder / str(side), num_pictures=8, side=side)
         weighed = memory(folder)  # first: a child process starts with its parent's peak
         pairs = [(RULE, other) for other in (PLAIN, PASSES, ROWS)]
         rows = [row for setting in SETTINGS for row in compare(folder, setting, pairs, args.rounds)]

@@ -1,6 +1,6 @@
 """One side of grpo.py, in a process of its own: take some GRPO steps, print steps a CPU second and memory as JSON.
 
-    python benchmarks/grpo_sides.py SIDE FOLDER PROMPTS STEPS
+    python benchmarks/grpo_sides.py SIDE FOLDER PROMPTS STEPS all
 
 All sides: the same prompts, 8 completions of 8 tokens each, the same reward, the KL penalty to the model without its
 adapter, LoRA on every linear layer, AdamW, gradients clipped, one update on each batch of rollouts.
@@ -50,9 +50,9 @@ class _Photos(Task):
         return {}
 
 
-def dcsft(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
+def dcsft(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> int:
     """The train stage's fitting, its progress bar drawn as on a terminal."""
-    vlm = policy(folder, dropout=0.0)
+    vlm = policy(folder, 0.0, parts)
     paradigm = GRPO(
         num_completions=G,
         temperature=TEMPERATURE,
@@ -89,7 +89,7 @@ def dcsft(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
     return num_trained(vlm.model)
 
 
-def trl(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
+def trl(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> int:
     """TRL's GRPOTrainer as it comes, sampling with transformers; it logs every ten steps, we every step."""
     from datasets import Dataset, Image
     from peft import LoraConfig

@@ -1,8 +1,9 @@
 """One side of sft.py, in a process of its own: train some steps, print steps a CPU second as JSON.
 
-    python benchmarks/sft_sides.py SIDE FOLDER BATCH_SIZE STEPS
+    python benchmarks/sft_sides.py SIDE FOLDER BATCH_SIZE STEPS PARTS
 
-All sides: the same rows, LoRA on every linear layer, AdamW, gradients clipped, one forward pass a step.
+All sides: the same rows, LoRA on every linear layer of PARTS (all, or llm), AdamW, gradients clipped, one forward pass
+a step.
 """
 
 import json
@@ -53,9 +54,9 @@ class Clock:
         return (len(self.ends) - WARM_UP) / (self.ends[-1] - self.ends[WARM_UP - 1])
 
 
-def policy(folder: Path, dropout: float) -> VLM:
+def policy(folder: Path, dropout: float, parts: str) -> VLM:
     vlm = VLM.load(folder / "model")
-    vlm.add_lora(r=RANK, alpha=ALPHA, dropout=dropout, parts=PARTS, seed=0)
+    vlm.add_lora(r=RANK, alpha=ALPHA, dropout=dropout, parts=PARTS if parts == "all" else (parts,), seed=0)
     return vlm
 
 
@@ -75,9 +76,9 @@ def num_trained(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def bare_loop(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
+def bare_loop(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> int:
     """The least a training loop must do: no Lightning, no metrics, no checkpoints."""
-    vlm = policy(folder, DROPOUT)
+    vlm = policy(folder, DROPOUT, parts)
     items = _items(vlm, folder)
     vlm.model.train()
     clock.begin()
@@ -96,12 +97,19 @@ def bare_loop(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
     return num_trained(vlm.model)
 
 
-def dcsft(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
-    """The train stage's fitting, its progress bar drawn as on a terminal."""
-    vlm = policy(folder, DROPOUT)
+def dcsft(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock, label: bool = True) -> int:
+    """The train stage's fitting, its progress bar drawn as on a terminal.
+
+    Args:
+        label: a frozen vision tower's features are in the store, since labelling has looked at every picture.
+    """
+    vlm = policy(folder, DROPOUT, parts)
     schedule = Schedule(steps, LR, BETAS, WEIGHT_DECAY, warmup_ratio=0.1, max_grad_norm=MAX_GRAD_NORM)
     with tempfile.TemporaryDirectory() as out, quiet_runtime(Path(out), batch_size, steps) as runtime:
         items = _items(vlm, folder)
+        features = runtime.features(vlm) if label else None
+        if features is not None:
+            features([picture(row["picture"]) for row in read_rows(folder)])
         clock.begin()
         fit(
             "train",
@@ -112,7 +120,7 @@ def dcsft(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
             schedule,
             seed=0,
             class_metrics_every=0,
-            setting=Setting(None, {}, items, None, batch_size, "tree", 8, 0),
+            setting=Setting(None, {}, items, features, batch_size, "tree", 8, 0),
             folder=Path(out),
             runtime=runtime,
             on_step=clock.step,
@@ -131,13 +139,18 @@ def quiet_runtime(folder: Path, batch_size: int, steps: int) -> Iterator[Runtime
             checkpoint_every=steps,
             decoding="tree",
             feature_folder=folder,
-            feature_cache_gb=0,
+            feature_cache_gb=1.0,
             num_processes=1,
             console=Console(file=screen, force_terminal=True),
         )
 
 
-def trl(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
+def unlabelled(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> int:
+    """The same, each picture going through the vision tower at each step."""
+    return dcsft(folder, batch_size, steps, parts, clock, label=False)
+
+
+def trl(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> int:
     """TRL's SFTTrainer as it comes; it logs every ten steps, we every step."""
     from datasets import Dataset, Image, List
     from peft import LoraConfig
@@ -187,21 +200,27 @@ def trl(folder: Path, batch_size: int, steps: int, clock: Clock) -> int:
             train_dataset=Dataset.from_list(rows).cast_column("images", List(Image())),
             processing_class=load_processor(folder / "model"),
             callbacks=[Ticks()],
-            peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules="all-linear"),
+            peft_config=LoraConfig(
+                r=RANK,
+                lora_alpha=ALPHA,
+                lora_dropout=DROPOUT,
+                target_modules="all-linear",
+                exclude_modules=None if parts == "all" else r".*visual.*",
+            ),
         )
         trainer.train()
     return num_trained(trainer.model)
 
 
-SIDES = {"trl": trl, "bare": bare_loop, "dcsft": dcsft}
+SIDES = {"trl": trl, "bare": bare_loop, "dcsft": dcsft, "unlabelled": unlabelled}
 
 
-def main(sides: Mapping[str, Callable[[Path, int, int, Clock], int]]) -> None:
-    side, folder, batch_size, steps = sys.argv[1:]
+def main(sides: Mapping[str, Callable[[Path, int, int, str, Clock], int]]) -> None:
+    side, folder, batch_size, steps, parts = sys.argv[1:]
     torch.set_num_threads(1)
     torch.manual_seed(0)
     clock = Clock()
-    trained = sides[side](Path(folder), int(batch_size), int(steps), clock)
+    trained = sides[side](Path(folder), int(batch_size), int(steps), parts, clock)
     memory = {"loaded_mib": clock.loaded_mib, "step_mib": peak_mib() - clock.loaded_mib}
     print(json.dumps({"rate": clock.rate(), "trained": trained, **memory}))
 

@@ -1,9 +1,9 @@
 """ms-swift's side of sft.py and grpo.py, by its own command line; runs in an environment of its own, without dcsft.
 
-    .venv-swift/bin/python benchmarks/swift_sides.py {sft|grpo} FOLDER BATCH_SIZE STEPS
+    .venv-swift/bin/python benchmarks/swift_sides.py {sft|grpo} FOLDER BATCH_SIZE STEPS PARTS
 
-The arguments are those of the paper's release, without DeepSpeed, flash attention and bfloat16, and with the vision
-tower and merger trained as on the other sides. Two things make it run here:
+The arguments are those of the paper's release, without DeepSpeed, flash attention and bfloat16; PARTS = all trains the
+vision tower and merger too. Two things make it run here:
 
 - its dependency torchvision has no build for a CPU-only PyTorch on every platform: the two operators whose absence
   stops the import are declared, and never called.
@@ -52,7 +52,7 @@ def _dataset(task: str, folder: Path, out: Path) -> Path:
     return path
 
 
-def _arguments(task: str, folder: Path, batch_size: int, steps: int, out: Path) -> list[str]:
+def _arguments(task: str, folder: Path, batch_size: int, steps: int, parts: str, out: Path) -> list[str]:
     settings = {
         "model": folder / "model",
         "model_type": "qwen2_5_vl",
@@ -63,8 +63,8 @@ def _arguments(task: str, folder: Path, batch_size: int, steps: int, out: Path) 
         "lora_rank": RANK,
         "lora_alpha": 2 * RANK,
         "lora_dropout": 0.05 if task == "sft" else 0.0,
-        "freeze_vit": "false",
-        "freeze_aligner": "false",
+        "freeze_vit": str(parts == "llm").lower(),
+        "freeze_aligner": str(parts == "llm").lower(),
         "torch_dtype": "float32",
         "attn_impl": "sdpa",
         "use_cpu": "true",
@@ -105,13 +105,13 @@ def _arguments(task: str, folder: Path, batch_size: int, steps: int, out: Path) 
 
 
 def main() -> None:
-    task, folder, batch_size, steps = sys.argv[1:]
+    task, folder, batch_size, steps, parts = sys.argv[1:]
     library = _declare_operators()  # declared for as long as it is referred to
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "MODELSCOPE_CACHE": str(out / "cache")}
-        arguments = _arguments(task, Path(folder), int(batch_size), int(steps), out)
+        arguments = _arguments(task, Path(folder), int(batch_size), int(steps), parts, out)
         sys.argv = [task, *arguments]
         result = _train(task, json.loads(Path(folder, "model", "config.json").read_text()), arguments)
     del library
