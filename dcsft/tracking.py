@@ -92,8 +92,9 @@ class WandB(Tracker):
                 "logger=wandb must have wandb installed, got no such module; pip install 'dcsft[wandb]' or use "
                 "logger=csv"
             ) from error
+        wandb.setup(wandb.Settings(silent=True))
         mode = os.environ.get("WANDB_MODE")
-        if mode is None and wandb.api.api_key is None:
+        if mode is None and not wandb.login(prompt=False, verify=False):
             mode = "offline"
         self.offline = mode == "offline"
         self._memory = folder / "wandb.json"
@@ -113,7 +114,7 @@ class WandB(Tracker):
             job_type=job_type,
             tags=tags,
             mode=mode,
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(console="off"),
         )
         self._wandb = wandb
         for stage in ("cold_start", "train"):
