@@ -13,8 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.config import STAGES, check
-from dcsft.stages.plan import arm_name, build_task, plain, plan, run_name
-from dcsft.tasks.task import Task
+from dcsft.stages.plan import arm_name, build_tasks, plan, run_name
 
 CONFIG, RECORD, SCRIPT, LOG, REPORT = "config.yaml", "job.json", "job.sh", "log.txt", "report.json"
 
@@ -97,16 +96,10 @@ def _wanted(cfg: DictConfig, artefacts: Mapping[str, Artefact]) -> dict[str, Art
 
 
 def _plans(cells: Sequence[DictConfig]) -> list[dict[str, Artefact]]:
-    """Each cell's plan, checked; cells of one task share its data."""
-    tasks: dict[str, Task] = {}
-    plans = []
+    """Each cell's plan, checked."""
     for cfg in cells:
         check(cfg)
-        key = json.dumps([plain(cfg.task), plain(cfg.reward)], sort_keys=True)
-        if key not in tasks:
-            tasks[key] = build_task(cfg)
-        plans.append(plan(cfg, tasks[key]))
-    return plans
+    return [plan(cfg, task) for cfg, task in zip(cells, build_tasks(cells), strict=True)]
 
 
 def jobs_of(cells: Sequence[DictConfig], outputs: Path) -> tuple[list[tuple[Job, DictConfig]], list[str]]:

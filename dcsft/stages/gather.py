@@ -22,7 +22,7 @@ from dcsft.records import Example
 from dcsft.report.boxes import draw_boxes
 from dcsft.report.cells import Cell
 from dcsft.report.sights import Sight, Sights, data_uri, shrunk
-from dcsft.stages.plan import arm_name, build_task, plan
+from dcsft.stages.plan import arm_name, build_tasks, plan
 from dcsft.stages.results import results_of
 from dcsft.tasks.task import Task
 
@@ -137,10 +137,10 @@ def gather_cells(
     configs: Sequence[tuple[DictConfig, str]], say: Callable[[str], None]
 ) -> tuple[list[Cell], dict[Path | None, Task]]:
     """Cells from their configurations and commands, and from the store alone; and the tasks, known by their labels."""
-    cells, tasks = [], {}
-    for cfg, command in configs:
+    for cfg, _ in configs:
         check(cfg)
-        task = build_task(cfg)
+    cells, tasks = [], {}
+    for (cfg, command), task in zip(configs, build_tasks([cfg for cfg, _ in configs]), strict=True):
         artefacts = plan(cfg, task)
         store = Store(Path(cfg.outputs).absolute() / "store", say)
         found = {stage: store.find(artefact) for stage, artefact in artefacts.items()}

@@ -6,7 +6,7 @@ and finds it here or in a recipe.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,18 @@ def build_task(cfg: DictConfig) -> Task:
     task = uncounted_task(cfg)
     require_counts(task)
     return task
+
+
+def build_tasks(cells: Sequence[DictConfig]) -> list[Task]:
+    """The task of each configuration; those of one task share its data."""
+    built: dict[str, Task] = {}
+    tasks = []
+    for cfg in cells:
+        key = json.dumps([plain(cfg.task), plain(cfg.reward)], sort_keys=True)
+        if key not in built:
+            built[key] = build_task(cfg)
+        tasks.append(built[key])
+    return tasks
 
 
 def _judge(cfg: DictConfig) -> dict[str, Any]:
