@@ -32,11 +32,11 @@ def main(arguments: list[str]) -> None:
 
 def _one(sweep: Path, overrides: list[str]) -> Path:
     from dcsft.report.page import write_report
-    from dcsft.report.tables import console_table
+    from dcsft.report.tables import show_tables
     from dcsft.stages.gather import gather, sights_of
 
     found = gather(sweep, overrides, CONSOLE.print)
-    CONSOLE.print(console_table(found.cells))
+    show_tables(found.cells, CONSOLE)
     folder = found.outputs / "report" / sweep.stem
     return write_report(folder, sweep.stem, found.cells, sights_of(found.tasks), found.description)
 

@@ -19,11 +19,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("sweep", nargs="?", help="its name; without it: the names")
     parser.add_argument("--watch", action="store_true", help="refresh until every job has ended")
     parser.add_argument("--resume", action="store_true", help="submit again, as frozen, what is missing or failed")
-    parser.add_argument("--cancel", action="store_true", help="end what is queued or running")
+    parser.add_argument("--cancel", action="store_true", help="end what is queued or running and no other sweep needs")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the root of the results")
     given = parser.parse_args(arguments)
     from dcsft.launch.status import Sweep, sweep_names
-    from dcsft.launch.submit import resume
 
     console = Console()
     if given.sweep is None:
@@ -31,10 +30,10 @@ def main(arguments: list[str]) -> None:
         return
     sweep = Sweep.load(given.outputs, given.sweep)
     if given.cancel:
-        sweep.scheduler.cancel(sweep.jobs)
+        for other, titles in sweep.cancel().items():
+            console.print(f"{', '.join(titles)}: goes on, {other} needs it", highlight=False, soft_wrap=True)
     if given.resume:
-        again = resume(sweep.jobs, sweep.scheduler, sweep.scheduler.queue())
-        console.print(f"{len(again)} jobs submitted", highlight=False)
+        console.print(f"{sweep.resume()} jobs submitted", highlight=False)
     table, live = sweep.table()
     if not given.watch:
         console.print(table)

@@ -36,6 +36,8 @@ def main(cfg: DictConfig) -> None:
             return
         if cfg.stage == "check":
             check.run(resolve(cfg), console)
+        elif cfg.launcher.dry_run:
+            Run(resolve(cfg), console).show()
         else:
             results = Run(resolve(cfg), console)()
     except KeyboardInterrupt:

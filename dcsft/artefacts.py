@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +50,21 @@ def write_table(path: Path, table: "DataFrame") -> None:
     temporary = path.with_name(path.name + ".tmp")
     table.to_parquet(temporary, index=False)
     os.replace(temporary, path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time, by the lock file `path`; where the file system has no locks, as if there were no other."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)

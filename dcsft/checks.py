@@ -2,8 +2,11 @@
 
 import os
 import re
+from dataclasses import fields
 
 from omegaconf import DictConfig
+
+from dcsft.schema import Launcher
 
 
 def engine_problems(cfg: DictConfig) -> list[str]:
@@ -109,16 +112,37 @@ def trainer_problems(trainer: DictConfig) -> list[str]:
     return [problem for holds, problem in wrong if not holds]
 
 
+_OF_JOBS = {"dry_run", "gpus", "setup", "container", "python", "warning_s", "max_requeues"}
+_KNOBS = {
+    "local": {"dry_run"},
+    "submitit_local": _OF_JOBS | {"num_parallel"},
+    "slurm": _OF_JOBS | {"partition", "account", "qos", "time", "memory", "cpus", "extra", "srun"},
+}
+"""What each launcher heeds: the keys of its yaml."""
+_LEAST = {"num_parallel": 1, "gpus": 0, "cpus": 1, "warning_s": 2, "max_requeues": 0}
+
+
 def launcher_problems(cfg: DictConfig) -> list[str]:
     """What no scheduler need be asked about."""
-    launcher = cfg.launcher
-    least = {"num_parallel": 1, "gpus": 0, "cpus": 1, "warning_s": 2, "max_requeues": 0}
-    given = {name: launcher[name] for name in least}
-    return [
-        f"launcher.{name} must be at least {least[name]}, got {value}"
-        for name, value in given.items()
-        if value is not None and value < least[name]
-    ]
+    launcher, name = cfg.launcher, cfg.launcher.name
+    if name not in _KNOBS:
+        return [f"launcher.name must be one of {', '.join(_KNOBS)}, got {name!r}; use launcher=NAME"]
+    problems = []
+    for knob in fields(Launcher):
+        value = launcher[knob.name]
+        if knob.name == "name" or knob.name in _KNOBS[name] or not value:
+            continue
+        heeding = " or ".join(f"launcher={other}" for other, knobs in _KNOBS.items() if knob.name in knobs)
+        problems.append(f"launcher.{knob.name} must be left out with launcher={name}, got {value}; use {heeding}")
+    for knob, least in _LEAST.items():
+        if launcher[knob] is not None and launcher[knob] < least:
+            problems.append(
+                f"launcher.{knob} must be at least {least}, got {launcher[knob]}; leave it out for the value of "
+                f"conf/launcher/{name}.yaml"
+            )
+    if launcher.dry_run and cfg.stage == "check":
+        problems.append("launcher.dry_run must be false with stage=check, got true; a check computes nothing anyway")
+    return problems
 
 
 def grpo_problems(cfg: DictConfig) -> list[str]:

@@ -8,11 +8,15 @@ A job of a cluster is warned before it loses its node:
   has not ended by itself; who is cancelled is killed later and stays cancelled.
 """
 
+import os
 import signal
+import sys
+import threading
 from dataclasses import dataclass
 from types import FrameType
 
 EXIT_CODE = 75  # "try again later" in sysexits.h: all is saved, and the job wants another turn
+STOPPED = 143  # as after SIGTERM
 
 
 @dataclass
@@ -77,3 +81,20 @@ def pause_point() -> None:
     """
     if _told.stop:
         raise KeyboardInterrupt
+
+
+def end_with_standard_input() -> None:
+    """End this process, whatever it waits for, when nobody holds the other end of its standard input any more.
+
+    So it does not outlive the process that has started it. Files are written whole or not at all.
+    """
+    threading.Thread(target=_end_with_standard_input, daemon=True).start()
+
+
+def _end_with_standard_input() -> None:
+    while os.read(0, 1):
+        pass
+    try:
+        print("ended, as the process that had started it; what it has saved is not lost", file=sys.stderr, flush=True)
+    finally:  # also where nobody can be told any more
+        os._exit(STOPPED)

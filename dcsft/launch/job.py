@@ -11,7 +11,8 @@ from rich.console import Console
 from dcsft import stopping
 from dcsft.artefacts import write_json
 from dcsft.config import explain
-from dcsft.launch.jobs import CONFIG, REPORT, Job, cell_title
+from dcsft.launch.jobs import CONFIG, REPORT, SUPERVISED, Job
+from dcsft.stages.cells import cell_title
 
 
 def _run(cfg: DictConfig, console: Console) -> None:
@@ -26,13 +27,13 @@ def _report(job: Job, console: Console) -> None:
     import json
 
     from dcsft.report.page import write_report
-    from dcsft.report.tables import console_table
+    from dcsft.report.tables import show_tables
     from dcsft.stages.gather import gather_cells, sights_of
 
     given = json.loads((job.folder / REPORT).read_text())
     configs = [OmegaConf.load(job.folder.parent / name / CONFIG) for name in job.needs]
     cells, tasks = gather_cells(list(zip(configs, given["commands"], strict=True)), console.print)
-    console.print(console_table(cells))
+    show_tables(cells, console)
     page = write_report(job.run, given["sweep"], cells, sights_of(tasks), given["description"])
     console.print(f"page: {page}", highlight=False, soft_wrap=True)
     missing = [cell_title(cfg) for cfg, cell in zip(configs, cells, strict=True) if cell.results is None]
@@ -45,6 +46,8 @@ def main(folder: Path) -> None:
     """Run the job of `folder`; the exit code says whether it wants another turn."""
     from dcsft.stages.run import console_and_log
 
+    if os.environ.pop(SUPERVISED, None):
+        stopping.end_with_standard_input()
     job = Job.load(folder)
     cfg = OmegaConf.load(folder / CONFIG)
     on_cluster = cfg.launcher.name == "slurm"

@@ -12,10 +12,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dcsft.artefacts import Artefact, Store, write_json
-from dcsft.config import STAGES, check
-from dcsft.stages.plan import arm_name, build_tasks, plan, run_name
+from dcsft.config import STAGES
+from dcsft.stages.cells import cell_title, leaves, planned, wanted
+from dcsft.stages.plan import run_name
 
 CONFIG, RECORD, SCRIPT, LOG, REPORT = "config.yaml", "job.json", "job.sh", "log.txt", "report.json"
+SUPERVISED = "DCSFT_SUPERVISED"
+"""In a job's environment: it ends with its standard input."""
 
 
 @dataclass(frozen=True)
@@ -84,22 +87,61 @@ def num_gpus(cfg: DictConfig) -> int:
     return cfg.trainer.num_devices or 1 if cfg.trainer.device == "cuda" else 0
 
 
-def cell_title(cfg: DictConfig) -> str:
-    """What people call a cell."""
-    return f"{arm_name(cfg)}, seed {cfg.seed}"
+@dataclass(frozen=True)
+class _Group:
+    """What exactly these cells need: a job.
+
+    Args:
+        cells: their numbers in the sweep.
+        stage: where it stops.
+        artefacts: by stage, in the order of the stages.
+        left: what a cell alone leaves beside them.
+        name: of the job.
+    """
+
+    cells: tuple[int, ...]
+    stage: str
+    artefacts: dict[str, Artefact]
+    left: tuple[Path, ...]
+    name: str
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What it computes."""
+        return tuple(dict.fromkeys([*self.artefacts, self.stage]))
+
+    def needs(self, other: "_Group") -> bool:
+        """Whether all of its cells need the other one before it.
+
+        What fewer cells need is theirs to compute, even where it stands before in the order of the stages.
+        """
+        before = any(STAGES.index(stage) <= STAGES.index(self.stage) for stage in other.artefacts)
+        return set(other.cells) > set(self.cells) and before
 
 
-def _wanted(cfg: DictConfig, artefacts: Mapping[str, Artefact]) -> dict[str, Artefact]:
-    """The artefacts up to the stage that the cell stops at."""
-    last = STAGES.index(cfg.stage)
-    return {stage: artefact for stage, artefact in artefacts.items() if STAGES.index(stage) <= last}
-
-
-def _plans(cells: Sequence[DictConfig]) -> list[dict[str, Artefact]]:
-    """Each cell's plan, checked."""
-    for cfg in cells:
-        check(cfg)
-    return [plan(cfg, task) for cfg, task in zip(cells, build_tasks(cells), strict=True)]
+def _groups(cells: Sequence[DictConfig], plans: Sequence[Mapping[str, Artefact]]) -> list[_Group]:
+    """The groups of a sweep, those of most cells first."""
+    left = [tuple(leaves(cfg, artefacts).values()) for cfg, artefacts in zip(cells, plans, strict=True)]
+    users: dict[str, list[int]] = {}
+    known: dict[str, Artefact] = {}
+    for number, (cfg, artefacts) in enumerate(zip(cells, plans, strict=True)):
+        for artefact in wanted(cfg, artefacts).values():
+            users.setdefault(str(artefact), []).append(number)
+            known[str(artefact)] = artefact
+    shares: dict[tuple[int, ...], dict[str, Artefact]] = {(number,): {} for number in range(len(cells)) if left[number]}
+    for name, numbers in users.items():
+        shares.setdefault(tuple(numbers), {})[known[name].stage] = known[name]
+    groups = []
+    for numbers, artefacts in sorted(shares.items(), key=lambda item: (-len(item[0]), item[0])):
+        first = numbers[0]
+        if len(numbers) == 1 and left[first]:
+            cfg, name = cells[first], run_name(cells[first], plans[first])
+            name = name if cfg.stage == "evaluate" else f"{name}-{cfg.stage}"
+            groups.append(_Group(numbers, cfg.stage, artefacts, left[first], name))
+        else:  # artefacts alone: whoever needs the last of them names the job alike
+            stage, artefact = list(artefacts.items())[-1]
+            groups.append(_Group(numbers, stage, artefacts, (), f"{stage}-{artefact.key}"))
+    return groups
 
 
 def jobs_of(cells: Sequence[DictConfig], outputs: Path) -> tuple[list[tuple[Job, DictConfig]], list[str]]:
@@ -108,61 +150,40 @@ def jobs_of(cells: Sequence[DictConfig], outputs: Path) -> tuple[list[tuple[Job,
     Raises:
         ValueError: a configuration cannot be run, or two cells are the same experiment.
     """
-    plans = _plans(cells)
-    wanted = [_wanted(cfg, artefacts) for cfg, artefacts in zip(cells, plans, strict=True)]
-    users: dict[str, list[int]] = {}
-    ends: dict[tuple[str, str], int] = {}
-    for number, artefacts in enumerate(wanted):
-        for artefact in artefacts.values():
-            users.setdefault(str(artefact), []).append(number)
-        end = str(artefact), cells[number].stage
-        if end in ends:
-            first, second = cell_title(cells[ends[end]]), cell_title(cells[number])
-            raise ValueError(f"a sweep's cells must differ, got {first!r} and {second!r}, which are one experiment")
-        ends[end] = number
-    groups: dict[tuple[int, ...], list[Artefact]] = {}
-    for artefacts in wanted:
-        for artefact in artefacts.values():
-            group = groups.setdefault(tuple(users[str(artefact)]), [])
-            if artefact not in group:
-                group.append(artefact)
+    plans = [artefacts for _, artefacts in planned(cells)]
+    groups = _groups(cells, plans)
     store = Store(outputs / "store", print)
-    names = {
-        numbers: _job_name(cells[numbers[0]], plans[numbers[0]], group, len(numbers))
-        for numbers, group in groups.items()
-    }
     jobs = []
-    for numbers, group in sorted(groups.items(), key=lambda item: (-len(item[0]), item[0])):
-        cfg, artefacts = cells[numbers[0]].copy(), wanted[numbers[0]]
-        stages = tuple(artefact.stage for artefact in group)
-        outcomes = [store.folder(artefact) / "DONE" for artefact in group]
-        run = outputs / "runs" / run_name(cfg, plans[numbers[0]])
-        title = cell_title(cfg)
-        if len(numbers) > 1:
-            title = f"{', '.join(stages).replace('_', ' ')} of {len(numbers)} cells, seed {cfg.seeds[_seed(stages)]}"
-            cfg.stage = stages[-1]
-        elif cfg.stage == "export":
-            outcomes.append(outputs / "exports" / run.name)
-        elif cfg.stage in ("evaluate", "report"):
-            outcomes.append(run / "results.json")
-        theirs = [tuple(users[str(artefact)]) for artefact in _wanted(cfg, artefacts).values()]
-        # What fewer cells need is theirs to compute, even where it stands before in the order of the stages.
-        needs = tuple(dict.fromkeys(names[other] for other in theirs if set(other) > set(numbers)))
-        folder = outputs / "jobs" / names[numbers]
-        jobs.append((Job(folder, title, stages, needs, tuple(outcomes), run, num_gpus(cfg)), cfg))
-    last = [names[tuple(users[str(list(artefacts.values())[-1])])] for artefacts in wanted]
-    return jobs, last
+    for group in groups:
+        cfg = cells[group.cells[0]].copy()
+        cfg.stage = group.stage
+        done = [store.folder(artefact) / "DONE" for artefact in group.artefacts.values()]
+        job = Job(
+            folder=outputs / "jobs" / group.name,
+            title=_title(cfg, group),
+            stages=group.stages,
+            needs=tuple(other.name for other in groups if group.needs(other)),
+            outcomes=(*done, *(outputs / path for path in group.left)),
+            run=outputs / "runs" / run_name(cfg, plans[group.cells[0]]),
+            num_gpus=num_gpus(cfg),
+        )
+        jobs.append((job, cfg))
+    ends = [list(wanted(cfg, artefacts))[-1] for cfg, artefacts in zip(cells, plans, strict=True)]
+    return jobs, [_last(number, stage, groups).name for number, stage in enumerate(ends)]
 
 
-def _seed(stages: Sequence[str]) -> str:
-    """Whose seed names a shared job."""
-    return stages[-1] if stages[-1] in ("cold_start", "label", "train") else "data"
+def _last(number: int, stage: str, groups: Sequence[_Group]) -> _Group:
+    """The job that a cell ends with: what it has alone, or else the last stage that it needs."""
+    theirs = [group for group in groups if number in group.cells]
+    return next(group for group in reversed(theirs) if group.left or stage in group.artefacts)
 
 
-def _job_name(cfg: DictConfig, artefacts: Mapping[str, Artefact], group: Sequence[Artefact], num_cells: int) -> str:
-    if num_cells > 1:
-        return f"{group[-1].stage}-{group[-1].key}"
-    return run_name(cfg, artefacts)
+def _title(cfg: DictConfig, group: _Group) -> str:
+    """What people call a job."""
+    if len(group.cells) == 1:
+        return cell_title(cfg)
+    seed = cfg.seeds[group.stage if group.stage in ("cold_start", "label", "train") else "data"]
+    return f"{', '.join(group.stages).replace('_', ' ')} of {len(group.cells)} cells, seed {seed}"
 
 
 def report_job(outputs: Path, sweep: str, cells: Sequence[str], title: str) -> Job:

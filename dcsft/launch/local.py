@@ -21,12 +21,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dcsft.artefacts import write_json
-from dcsft.launch.jobs import Job
+from dcsft.launch.jobs import SUPERVISED, Job
 from dcsft.launch.scheduler import Queued, Scheduler
 from dcsft.stopping import EXIT_CODE
 
 _POLL_S = 0.2
-_START_S = 60  # until a supervisor must have said that it lives
+_START_S = 60  # until a supervisor must have said that it lives, or a cancelled job must have ended
+_CANCEL = "cancel"  # in a job's folder: its supervisor shall end it
 
 
 class Local(Scheduler):
@@ -62,9 +63,11 @@ class Local(Scheduler):
     def submit(self, jobs: Sequence[Job]) -> None:
         folder = self.outputs / "jobs" / ".local"
         folder.mkdir(parents=True, exist_ok=True)
+        for job in jobs:
+            (job.folder / _CANCEL).unlink(missing_ok=True)
         path = folder / f"{uuid.uuid4().hex[:12]}.json"
         limits = {name: self.settings[name] for name in ("num_parallel", "gpus", "max_requeues")}
-        write_json(path, {**limits, "pid": None, "states": {job.name: "waiting" for job in jobs}})
+        write_json(path, {**limits, "states": {job.name: "waiting" for job in jobs}})
         with path.with_suffix(".log").open("w") as log:
             subprocess.Popen(
                 [sys.executable, "-m", "dcsft.launch.local", str(path)],
@@ -82,13 +85,11 @@ class Local(Scheduler):
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         folders = {job.folder for job in jobs}
-        pids = set()
-        for path in (self.outputs / "jobs" / ".local").glob("*.json"):
-            supervised = _supervised(path)
-            if folders & {self.outputs / "jobs" / name for name in supervised["states"]}:
-                pids.add(supervised["pid"])
-        for pid in pids - {None}:
-            os.kill(pid, signal.SIGTERM)
+        for folder in folders:
+            (folder / _CANCEL).touch()
+        deadline = time.monotonic() + _START_S
+        while folders & self.queue().keys() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
 
 
 def _lives(path: Path) -> bool:
@@ -122,14 +123,16 @@ class Supervisor:
         self.states: dict[str, str] = given["states"]
         self.running: dict[str, tuple[subprocess.Popen, list[int]]] = {}
         self.turns = dict.fromkeys(self.jobs, 0)
+        self.cancelled: set[str] = set()
 
     def __call__(self) -> None:
         """Until every job has ended."""
         with FileLock(self.path.with_suffix(".lock")):
-            signal.signal(signal.SIGTERM, self._cancelled)
+            signal.signal(signal.SIGTERM, self._stop)
             self._write()
             try:
                 while any(state != "ended" for state in self.states.values()):
+                    self._cancel()
                     self._collect()
                     self._start()
                     time.sleep(_POLL_S)
@@ -138,11 +141,22 @@ class Supervisor:
 
     def _write(self) -> None:
         limits = {"num_parallel": self.num_parallel, "gpus": len(self.gpus), "max_requeues": self.max_requeues}
-        write_json(self.path, {**limits, "pid": os.getpid(), "states": self.states})
+        write_json(self.path, {**limits, "states": self.states})
 
     def _set(self, name: str, state: str) -> None:
         self.states[name] = state
         self._write()
+
+    def _cancel(self) -> None:
+        """End the jobs whose folders say so."""
+        for name, job in self.jobs.items():
+            if self.states[name] == "ended" or name in self.cancelled or not (job.folder / _CANCEL).exists():
+                continue
+            self.cancelled.add(name)
+            if name in self.running:
+                self.running[name][0].terminate()
+            else:
+                self._set(name, "ended")
 
     def _collect(self) -> None:
         """Jobs that have ended; one that was warned gets another turn."""
@@ -151,9 +165,10 @@ class Supervisor:
             if code is None:
                 continue
             del self.running[name]
+            process.stdin.close()
             self.gpus += gpus
             self.turns[name] += 1
-            again = code == EXIT_CODE and self.turns[name] <= self.max_requeues
+            again = code == EXIT_CODE and self.turns[name] <= self.max_requeues and name not in self.cancelled
             if code < 0:
                 with self.jobs[name].log.open("a") as log:
                     log.write(f"killed by {signal.Signals(-code).name}\n")
@@ -172,10 +187,10 @@ class Supervisor:
             with job.log.open("a") as log:
                 process = subprocess.Popen(
                     ["bash", str(job.script)],
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,  # it ends when nobody holds the other end: no job outlives its supervisor
                     stdout=log,
                     stderr=log,
-                    env=os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))},
+                    env=os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)), SUPERVISED: "1"},
                 )
             self.running[name] = process, gpus
             self._set(name, "running")
@@ -193,12 +208,12 @@ class Supervisor:
                 return False
         return True
 
-    def _cancelled(self, signum: int, frame: FrameType | None) -> None:
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
         for process, _ in self.running.values():
             process.terminate()
         for process, _ in self.running.values():
             process.wait()
-        sys.exit(f"cancelled: {shlex.join(self.running)}")
+        sys.exit(f"stopped: {shlex.join(self.running)}")
 
 
 if __name__ == "__main__":

@@ -90,8 +90,11 @@ class Scheduler(ABC):
         return f"# {job.title}: {stages}. Exit code {EXIT_CODE}: saved, wants another turn."
 
 
-def output_of(command: Sequence[str], what: str) -> str:
+def output_of(command: Sequence[str], expected: str, next_step: str = "") -> str:
     """The output of a command.
+
+    Args:
+        expected: what must be the case if it does not fail, for the error.
 
     Raises:
         ValueError: it fails; its words, in one line.
@@ -105,7 +108,7 @@ def output_of(command: Sequence[str], what: str) -> str:
         ) from error
     if finished.returncode:
         words = [line.split("error: ")[-1] for line in finished.stderr.strip().splitlines()]
-        raise ValueError(f"{what} must be accepted by SLURM, got: {'; '.join(words)}")
+        raise ValueError(f"{expected}, got: {'; '.join(words)}{next_step}")
     return finished.stdout
 
 

@@ -13,6 +13,8 @@ from dcsft.stopping import EXIT_CODE
 _RUNNING = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED", "SIGNALING", "STAGE_OUT")
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SPECIAL_EXIT")
 _WARNED = 128 + signal.SIGUSR2
+_LOOK = ("squeue", "--me", "--all", "--states=all", "--noheader", "--format=%i|%T|%r|%o")
+_ELSEWHERE = "; use a machine of the cluster, launcher=submitit_local or launcher=local"
 _OPTIONS = ("partition", "account", "qos", "time")
 
 
@@ -61,14 +63,14 @@ class Slurm(Scheduler):
             script.parent.mkdir(parents=True, exist_ok=True)
             script.write_text(self.script(job, self.outputs))
             try:
-                output_of(["sbatch", "--test-only", str(script)], "a job")
+                output_of(["sbatch", "--test-only", str(script)], "a job must be accepted by SLURM")
             finally:
                 script.unlink()
 
     def queue(self) -> dict[Path, Queued]:
         if shutil.which("squeue") is None:
             return {}  # what has ended can be read anywhere
-        text = output_of(["squeue", "--me", "--all", "--states=all", "--noheader", "--format=%i|%T|%r|%o"], "a look")
+        text = output_of(_LOOK, "launcher=slurm must be used where SLURM answers", _ELSEWHERE)
         found: dict[Path, Queued] = {}
         for line in sorted(text.splitlines(), key=lambda line: int(line.split("|")[0].split("_")[0])):
             number, state, reason, script = line.strip().split("|", 3)
@@ -83,7 +85,8 @@ class Slurm(Scheduler):
             kind = "afterok" if job.stages else "afterany"
             after = [f"--dependency={kind}:{':'.join(needed)}"] if needed else []
             try:
-                said = output_of(["sbatch", "--parsable", *after, str(job.script)], f"job {job.name}")
+                command = ["sbatch", "--parsable", *after, str(job.script)]
+                said = output_of(command, f"job {job.name} must be accepted by SLURM")
             except ValueError as error:
                 raise ValueError(
                     f"{error}; {number} of {len(jobs)} jobs are queued, the same command submits the rest"
@@ -94,4 +97,4 @@ class Slurm(Scheduler):
         queue = self.queue()
         ids = [queue[job.folder].id for job in jobs if job.folder in queue and queue[job.folder].live]
         if ids:
-            output_of(["scancel", *ids], "the cancelling")
+            output_of(["scancel", *ids], "the cancelling must be accepted by SLURM")

@@ -1,16 +1,18 @@
 """How far a submitted sweep is, from its jobs' folders, the store and the queue."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
+from dcsft.artefacts import locked, write_json
 from dcsft.launch.jobs import Job
 from dcsft.launch.scheduler import Queued, Scheduler, last_line
-from dcsft.launch.submit import scheduler_of
+from dcsft.launch.submit import SUBMISSION, scheduler_of
 from dcsft.stages.progress import FILE
 
 _COLOURS = {"done": "green", "running": "cyan", "waiting": "yellow", "failed": "red", "missing": "magenta"}
@@ -84,16 +86,22 @@ def state_of(job: Job, queue: Mapping[Path, Queued], others: Mapping[str, Job]) 
     return "failed", f"{said} ({job.log})"
 
 
+def _live(folder: Path, queue: Mapping[Path, Queued]) -> bool:
+    """Whether a job is queued or running."""
+    return folder in queue and queue[folder].live
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A submitted sweep.
 
     Args:
+        path: the record of its submission.
         jobs: in the order of submission.
         cells: the jobs that are cells, by their names.
     """
 
-    name: str
+    path: Path
     jobs: list[Job]
     cells: frozenset[str]
     scheduler: Scheduler
@@ -112,18 +120,53 @@ class Sweep:
             raise ValueError(f"the sweep must be one that was submitted, got {name!r}; there are: {there}")
         record = json.loads(path.read_text())
         jobs = [Job.load(root / "jobs" / job) for job in record["jobs"]]
-        return cls(path.stem, jobs, frozenset(record["cells"]), scheduler_of(record["launcher"], root))
+        return cls(path, jobs, frozenset(record["cells"]), scheduler_of(record["launcher"], root))
 
     def states(self) -> dict[str, tuple[str, str]]:
         """Each job's state and line, by its name."""
         queue, others = self.scheduler.queue(), {job.name: job for job in self.jobs}
         return {job.name: state_of(job, queue, others) for job in self.jobs}
 
+    def resume(self) -> int:
+        """Queue again, as they were frozen, the jobs that are missing or have failed; returns how many."""
+        with self._changing(cancelled=False):
+            queue = self.scheduler.queue()
+            again = [job for job in self.jobs if not job.done and not _live(job.folder, queue)]
+            if again:
+                self.scheduler.submit(again)
+        return len(again)
+
+    def cancel(self) -> dict[str, list[str]]:
+        """End what is queued or running, but for the jobs of another sweep that still has a cell there.
+
+        Returns:
+            those that go on: by the name of the sweep that needs them, their titles.
+        """
+        with self._changing(cancelled=True):
+            queue = self.scheduler.queue()
+            live = {job.name: job for job in self.jobs if _live(job.folder, queue)}
+            kept: dict[str, list[str]] = {}
+            for path in sorted(set(self.path.parent.glob("*.json")) - {self.path}):
+                other = json.loads(path.read_text())
+                folders = [self.path.parents[1] / "jobs" / name for name in other["cells"]]
+                if not other.get("cancelled") and any(_live(folder, queue) for folder in folders):
+                    kept[path.stem] = [name for name in other["jobs"] if name in live]
+            shared = {name for names in kept.values() for name in names}
+            self.scheduler.cancel([job for name, job in live.items() if name not in shared])
+        return {sweep: [live[name].title for name in names] for sweep, names in kept.items() if names}
+
+    @contextmanager
+    def _changing(self, cancelled: bool) -> Iterator[None]:
+        """Nobody submits meanwhile; and whether the sweep still needs its jobs stands in its record."""
+        with locked(self.path.parents[1] / "jobs" / SUBMISSION):
+            write_json(self.path, json.loads(self.path.read_text()) | {"cancelled": cancelled})
+            yield
+
     def table(self) -> tuple[Table, bool]:
         """The states for the screen, and whether anything is queued or running."""
         states = self.states()
         counts = {kind: sum(state == kind for state, _ in states.values()) for kind in _COLOURS}
-        title = f"{self.name}: {', '.join(f'{n} {kind}' for kind, n in counts.items() if n)}"
+        title = f"{self.path.stem}: {', '.join(f'{n} {kind}' for kind, n in counts.items() if n)}"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         for column in ("job", "state", ""):
             table.add_column(column, overflow="fold")

@@ -7,23 +7,22 @@ running, be it of this sweep or of another one that shares it.
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from omegaconf import DictConfig
 from rich.console import Console
 
-from dcsft.artefacts import NO_LOCKS, write_json
+from dcsft.artefacts import locked, write_json
 from dcsft.config import CONF
 from dcsft.launch.jobs import CONFIG, REPORT, Job, freeze, jobs_of, report_job
 from dcsft.launch.local import Local
-from dcsft.launch.scheduler import Queued, Scheduler
+from dcsft.launch.scheduler import Scheduler
 from dcsft.launch.slurm import Slurm
 from dcsft.stages.plan import plain
 
+SUBMISSION = ".submission.lock"
 _ROOT = CONF.parent
 _FROZEN = ("dcsft", "conf")
 
@@ -66,21 +65,6 @@ def _sweep_name(cells: Sequence[DictConfig], last: Sequence[str]) -> str:
     return last[0] if len(last) == 1 else f"multirun-{hashlib.sha256(' '.join(last).encode()).hexdigest()[:8]}"
 
 
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Two submissions do not queue one job twice; where there are no locks they may, and the store keeps one result."""
-    lock = FileLock(path)
-    try:
-        lock.acquire()
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: str, console: Console) -> None:
     """Queue what the cells still need.
 
@@ -93,6 +77,8 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
         ValueError: a cell cannot be run, two cells are one experiment, or the scheduler would refuse them; nothing is
             queued then.
     """
+    if any(cfg.stage == "check" for cfg in cells):
+        raise ValueError(f"stage must not be check in jobs, got launcher={cells[0].launcher.name}; add launcher=local")
     outputs = Path(cells[0].outputs).absolute()
     settings = plain(cells[0].launcher)
     for cfg in cells:
@@ -110,7 +96,7 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
         _show(jobs, scheduler, console)
         return
     (outputs / "jobs").mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(outputs / "jobs" / ".submission.lock"):
+    with locked(outputs / "jobs" / SUBMISSION):  # two submissions do not queue one job twice
         queue = scheduler.queue()
         live = {job.name for job in jobs if job.folder in queue and queue[job.folder].live}
         cells_missing = [job for job in jobs if job.stages and not job.done and job.name not in live]
@@ -125,7 +111,7 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
                 given = {"sweep": sweep, "commands": list(commands), "description": description}
                 write_json(job.folder / REPORT, given)
                 (job.folder / "DONE").unlink(missing_ok=True)
-        record = {"jobs": [job.name for job in jobs], "cells": last, "launcher": settings}
+        record = {"jobs": [job.name for job in jobs], "cells": last, "launcher": settings, "cancelled": False}
         (outputs / "sweeps").mkdir(exist_ok=True)
         write_json(outputs / "sweeps" / f"{sweep}.json", record)
         if missing:
@@ -153,15 +139,6 @@ def _write(job: Job, cfg: DictConfig, script: str) -> None:
     freeze(cfg, job.folder / CONFIG)
     job.save()
     job.script.write_text(script)
-
-
-def resume(jobs: Sequence[Job], scheduler: Scheduler, queue: Mapping[Path, Queued]) -> list[Job]:
-    """Queue again, as they were frozen, the jobs that are missing or have failed; returns them."""
-    live = {job.name for job in jobs if job.folder in queue and queue[job.folder].live}
-    missing = [job for job in jobs if not job.done and job.name not in live]
-    if missing:
-        scheduler.submit(missing)
-    return missing
 
 
 def _show(jobs: Sequence[Job], scheduler: Scheduler, console: Console) -> None:

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from rich.console import Group, RenderableType
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as ConsoleTable
-from rich.text import Text
 
 from dcsft.records import DIFFICULTIES
 from dcsft.report.cells import Cell, by_arm, label_files, missing, split_names, split_title
@@ -288,13 +287,14 @@ def all_tables(cells: Sequence[Cell]) -> list[Table]:
     return [*accuracy_tables(cells), *difference_tables(cells), *rest]
 
 
-def console_table(cells: Sequence[Cell]) -> Group:
-    """Accuracies and paired differences for the terminal (rich), then the commands of the missing cells."""
-    shown: list[RenderableType] = [console(table) for table in (*accuracy_tables(cells), *difference_tables(cells))]
+def show_tables(cells: Sequence[Cell], screen: Console) -> None:
+    """Accuracies and paired differences, then the commands of the missing cells, a line each however narrow it is."""
+    for table in (*accuracy_tables(cells), *difference_tables(cells)):
+        screen.print(console(table))
     if missing(cells):
-        shown.append(Text(f"{len(missing(cells))} of {len(cells)} cells are not computed yet:"))
-        shown += [Text(f"  {cell.command}", no_wrap=True, overflow="ignore") for cell in missing(cells)]
-    return Group(*shown)
+        screen.print(f"{len(missing(cells))} of {len(cells)} cells are not computed yet:", highlight=False)
+    for cell in missing(cells):
+        screen.print(f"  {cell.command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def console(table: Table) -> ConsoleTable:

@@ -8,6 +8,7 @@ images/                       the pictures of the first two, losslessly
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,25 +25,31 @@ _ROLES = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "ass
 def write(folder: Path, task: Task, difficulties: Mapping[str, Difficulty], name: str, resize: bool) -> int:
     """Writes the training examples that `difficulties` names into `folder`; returns how many.
 
+    The folder is written whole or not at all; what was there is replaced.
+
     Args:
         difficulties: of the chosen examples, by id.
         name: of the data set, where a format wants one.
         resize: save pictures at the size in which boxes count their pixels.
     """
     chosen = [example for example in task.examples("train") if example.id in difficulties]
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     for part in ("images", "ms_swift", "llama_factory", "trl"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    rows = [_row(folder, task, example, resize) for example in chosen]
+        (partial / part).mkdir(parents=True)
+    rows = [_row(partial, task, example, resize) for example in chosen]
     lines = (json.dumps(_with_images(row, "../"), ensure_ascii=False) for row in rows)
-    (folder / "ms_swift" / "data.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (partial / "ms_swift" / "data.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     factory = [_with_images(row, "../") for row in rows]
     text = json.dumps(factory, ensure_ascii=False, indent=1)
-    (folder / "llama_factory" / "data.json").write_text(text, encoding="utf-8")
+    (partial / "llama_factory" / "data.json").write_text(text, encoding="utf-8")
     columns = {"messages": "messages", "images": "images"}
     tags = {**_ROLES, "system_tag": "system"}
     info = {name: {"file_name": "data.json", "formatting": "sharegpt", "columns": columns, "tags": tags}}
-    (folder / "llama_factory" / "dataset_info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    _write_trl(folder, rows, [difficulties[example.id] for example in chosen], [example.id for example in chosen])
+    (partial / "llama_factory" / "dataset_info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    _write_trl(partial, rows, [difficulties[example.id] for example in chosen], [example.id for example in chosen])
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     return len(chosen)
 
 

@@ -17,12 +17,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from dcsft.artefacts import Artefact, Store
-from dcsft.config import CONF, check
+from dcsft.config import CONF
 from dcsft.records import Example
 from dcsft.report.boxes import draw_boxes
 from dcsft.report.cells import Cell
 from dcsft.report.sights import Sight, Sights, data_uri, shrunk
-from dcsft.stages.plan import arm_name, build_tasks, plan
+from dcsft.stages.cells import planned
+from dcsft.stages.plan import arm_name
 from dcsft.stages.results import results_of
 from dcsft.tasks.task import Task
 
@@ -112,6 +113,16 @@ def opening_comment(sweep: Path) -> str:
     return "\n".join(said)
 
 
+def command_of(sweep: Path, overrides: Sequence[str]) -> str:
+    """What computes a cell of a sweep, from the current folder."""
+    train, folder = _from_here(CONF.parent / "train.py"), _from_here(sweep.absolute().parent)
+    return shlex.join(["python", train, "-cd", folder, "-cn", sweep.stem, *overrides])
+
+
+def _from_here(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 @dataclass(frozen=True)
 class Gathered:
     """What a sweep's report is made of."""
@@ -126,9 +137,8 @@ class Gathered:
 
 def gather(sweep: Path, overrides: Sequence[str], say: Callable[[str], None]) -> Gathered:
     """The cells of a sweep, from the store alone: nothing is computed."""
-    start = f"python train.py -cd {sweep.parent.name} -cn {sweep.stem}"
     configs = sweep_cells(sweep, overrides)
-    cells, tasks = gather_cells([(cfg, f"{start} {shlex.join(own)}") for cfg, own in configs], say)
+    cells, tasks = gather_cells([(cfg, command_of(sweep, own)) for cfg, own in configs], say)
     last, _ = configs[-1]
     return Gathered(cells, tasks, Path(last.outputs).absolute(), tuple(last.shows), opening_comment(sweep))
 
@@ -137,11 +147,8 @@ def gather_cells(
     configs: Sequence[tuple[DictConfig, str]], say: Callable[[str], None]
 ) -> tuple[list[Cell], dict[Path | None, Task]]:
     """Cells from their configurations and commands, and from the store alone; and the tasks, known by their labels."""
-    for cfg, _ in configs:
-        check(cfg)
     cells, tasks = [], {}
-    for (cfg, command), task in zip(configs, build_tasks([cfg for cfg, _ in configs]), strict=True):
-        artefacts = plan(cfg, task)
+    for (cfg, command), (task, artefacts) in zip(configs, planned([cfg for cfg, _ in configs]), strict=True):
         store = Store(Path(cfg.outputs).absolute() / "store", say)
         found = {stage: store.find(artefact) for stage, artefact in artefacts.items()}
         folders = {stage: folder for stage, folder in found.items() if folder is not None}

@@ -20,8 +20,6 @@ from dcsft.artefacts import Artefact, write_json
 from dcsft.records import DIFFICULTIES
 from dcsft.stages.label import LABELS, ROLLOUTS
 
-LABELS_FOLDER, CURATED_FOLDER = "labels", "curated"
-
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 """The Hub's own words for how many rows there are."""
 

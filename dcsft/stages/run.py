@@ -18,19 +18,13 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from dcsft import stopping
-from dcsft.artefacts import Artefact, Store, read_lines, write_json
-from dcsft.config import STAGES, build, check
+from dcsft.artefacts import Artefact, Store, locked, read_lines, write_json
+from dcsft.config import build, check
 from dcsft.data.subsets import select
 from dcsft.records import DIFFICULTIES
+from dcsft.stages.cells import cell_title, leaves, wanted
 from dcsft.stages.curve import told_steps
-from dcsft.stages.plan import (
-    arm_name,
-    arm_slug,
-    build_task,
-    plain,
-    plan,
-    run_name,
-)
+from dcsft.stages.plan import arm_name, build_task, plain, plan, run_name
 from dcsft.stages.results import results_of
 from dcsft.tracking import Files, Tracker, WandB
 
@@ -55,6 +49,7 @@ class Run:
         self.outputs = Path(cfg.outputs).absolute()
         self.store = Store(self.outputs / "store", lambda line: console.print(line, highlight=False))
         self.folder = self.outputs / "runs" / run_name(cfg, self.plan)
+        self.leaves = {name: self.outputs / path for name, path in leaves(cfg, self.plan).items()}
         self.folders: dict[str, Path] = {}
         self.computed: list[str] = []
 
@@ -70,22 +65,22 @@ class Run:
         tracker = self._tracker()
         exit_code = 1
         if self.cfg.sweep is not None:
-            self.console.rule(f"{arm_name(self.cfg)}, seed {self.cfg.seed}", align="left")
+            self.console.rule(cell_title(self.cfg), align="left")
         try:
-            last = STAGES.index(self.cfg.stage)
-            for stage, artefact in self.plan.items():
-                if STAGES.index(stage) <= last:
-                    stopping.pause_point()
-                    self._stage(stage, artefact, tracker)
+            for stage, artefact in wanted(self.cfg, self.plan).items():
+                stopping.pause_point()
+                self._stage(stage, artefact, tracker)
             if self.cfg.stage == "publish":
-                self._publish()
+                self.leaves["labels"].parent.mkdir(parents=True, exist_ok=True)
+                with locked(self.leaves["labels"].parent / ".lock"):  # the arms of a sweep publish the same labels
+                    self._publish()
             elif self.cfg.stage == "export":
                 self.console.print(f"export: {self._export()}", highlight=False, soft_wrap=True)
             elif not self.computed:
                 self.console.print("nothing to compute: every stage was in the store")
             results = None
-            if last >= STAGES.index("evaluate"):
-                results = self._finish(tracker, page=self.cfg.stage == "report")
+            if "results" in self.leaves:
+                results = self._finish(tracker)
             exit_code = 0
             return results
         except BaseException as error:
@@ -96,6 +91,16 @@ class Run:
             tracker.finish(exit_code)
             log.removeHandler(handler)
             handler.close()
+
+    def show(self) -> None:
+        """Say what the store has of this run and what would be computed; nothing is."""
+        self.console.rule(cell_title(self.cfg), align="left")
+        for stage, artefact in wanted(self.cfg, self.plan).items():
+            said = "would be reused" if self.store.find(artefact) is not None else "would be computed"
+            self.console.print(f"{stage:<11} {artefact.key}  {said}", highlight=False)
+        for name, path in self.leaves.items():
+            said = "is there" if path.exists() else "would be written"
+            self.console.print(f"{name:<11} {path}  {said}", highlight=False, soft_wrap=True)
 
     def _tracker(self) -> Tracker:
         cfg = self.cfg
@@ -167,16 +172,14 @@ class Run:
         from dcsft.stages.bodies import trained
 
         transformers_logging.disable_progress_bar()
-        folder = self.outputs / "exports" / self.folder.name
-        export.run(folder, trained(self.cfg, self.folders, "cpu", "sdpa"))  # merging needs no GPU
-        return folder
+        export.run(self.leaves["export"], trained(self.cfg, self.folders, "cpu", "sdpa"))  # merging needs no GPU
+        return self.leaves["export"]
 
     def _publish(self) -> None:
         from dcsft.stages import curated, label, publish
         from dcsft.stages.bodies import curation_of
 
-        cfg, artefact = self.cfg, self.plan["label"]
-        folder = self.outputs / "published" / f"{cfg.task['name']}-{cfg.model.name}-{artefact.key}"
+        cfg, labels = self.cfg, self.leaves["labels"]
         facts = {
             "task": cfg.task["name"],
             "model": cfg.model.path or cfg.model.name,
@@ -185,16 +188,15 @@ class Run:
             "seed": cfg.seeds.label,
             "question": cfg.task["question"],
         }
-        labels = folder / publish.LABELS_FOLDER
-        publish.write_labels(labels, self.folders["label"], artefact, facts)
+        publish.write_labels(labels, self.folders["label"], self.plan["label"], facts)
         self.console.print(f"labels: {labels}", highlight=False, soft_wrap=True)
-        if cfg.subset.name != "none":
-            arm = arm_slug(cfg)
-            target = folder / publish.CURATED_FOLDER / arm
+        if "curated" in self.leaves:
+            target = self.leaves["curated"]
             chosen = select(label.read_labels(self.folders["label"]), curation_of(cfg))
             kinds = {one.example_id: one.difficulty for one in chosen}
             boxes = plain(cfg.task["boxes"]) if "boxes" in cfg.task else None
-            count = curated.write(target, self.task, kinds, arm, boxes is not None and boxes["frame"] == "resized")
+            resize = boxes is not None and boxes["frame"] == "resized"
+            count = curated.write(target, self.task, kinds, target.name, resize)
             self.console.print(f"{count} curated examples: {target}", highlight=False, soft_wrap=True)
         if cfg.publish.repo is None:
             self.console.print("nothing was sent; add publish.repo=OWNER/NAME to share the labels")
@@ -202,6 +204,8 @@ class Run:
         from huggingface_hub import HfApi
 
         address = publish.push(labels, cfg.publish.repo, cfg.publish.private, HfApi())
+        self.leaves["sent"].parent.mkdir(exist_ok=True)
+        write_json(self.leaves["sent"], {"address": address})
         self.console.print(f"sent: {address}", highlight=False, soft_wrap=True)
 
     def _distill(self, folder: Path) -> None:
@@ -241,9 +245,9 @@ class Run:
             completions=[answers.get(name) for name in labels["id"]],
         )
 
-    def _finish(self, tracker: Tracker, page: bool) -> Path:
+    def _finish(self, tracker: Tracker) -> Path:
         results = results_of(self.cfg, self.task, self.plan, self.folders)
-        path = self.folder / "results.json"
+        path = self.leaves["results"]
         write_json(path, results)
         tracker.summary(results)
         from dcsft.report.page import write_report
@@ -259,9 +263,9 @@ class Run:
                 f"{name} {100 * split['accuracy']:.1f}" for name, split in results["splits"].items() if split["n"]
             )
             self.console.print(f"{results['name']}, seed {self.cfg.seed}: {', '.join(levels)}", highlight=False)
-        if page:
+        if "page" in self.leaves:
             title = f"{self.cfg.task['name']}: {results['name']}"
-            html = write_report(self.folder / "report", title, [cell], sights_of({cell.labels: self.task}))
+            html = write_report(self.leaves["page"].parent, title, [cell], sights_of({cell.labels: self.task}))
             self.console.print(f"page: {html}", highlight=False, soft_wrap=True)
             tracker.folder_of("report", html.parent)
         return path

@@ -7,17 +7,15 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
 
 from rich.console import Console
 
+from dcsft import stopping
 from dcsft.artefacts import write_json
 from dcsft.config import explain
-
-STOPPED = 143  # as after SIGTERM
 
 
 def said_by(folder: Path) -> list[dict]:
@@ -31,12 +29,6 @@ def log_of(folder: Path, rank: int) -> Path:
     return folder / f"rank{rank}.log"
 
 
-def _die_with_the_planner() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(STOPPED)  # whatever the main thread waits for; files are written whole or not at all
-
-
 def _see_one_gpu(local_rank: int) -> None:
     """Everything else then works as on a machine with one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -46,8 +38,8 @@ def _see_one_gpu(local_rank: int) -> None:
 def main(path: Path) -> None:
     """Compute the stage that `path` describes, together with the other ranks."""
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    threading.Thread(target=_die_with_the_planner, daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(STOPPED))
+    stopping.end_with_standard_input()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(stopping.STOPPED))
     with log_of(path.parent, rank).open("w") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
     _see_one_gpu(local_rank)
