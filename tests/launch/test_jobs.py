@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from dcsft.launch.scheduler import Queued, last_line
 from dcsft.launch.slurm import Slurm
 from dcsft.launch.status import Sweep, duration, state_of
 from dcsft.launch.submit import snapshot, submit
+from dcsft.schema import Launcher
 from dcsft.stages.gather import sweep_cells
 from dcsft.stages.plan import build_task, plain, plan
 
@@ -167,18 +169,66 @@ def test_no_slurm_on_this_machine_is_said_in_one_line(tmp_path, monkeypatch):
     assert not list((tmp_path / "jobs").glob("*/job.sh"))
 
 
+def test_a_slurm_that_does_not_answer_is_said_in_one_line_with_a_next_step(tmp_path, monkeypatch):
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'squeue: error: resolve: error: Unknown host' >&2\nexit 1")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (cfg,) = cells("table2", "seed=0", "arm=sft", "launcher=slurm", f"outputs={tmp_path}")
+    with pytest.raises(ValueError) as refused:
+        submit([cfg], [], "", Console(quiet=True))
+    assert str(refused.value) == (
+        "launcher=slurm must be used where SLURM answers, got: Unknown host; use a machine of the cluster, "
+        "launcher=submitit_local or launcher=local"
+    )
+
+
+def test_looking_at_the_data_is_no_job(tmp_path):
+    (cfg,) = cells("table2", "seed=0", "arm=sft", "launcher=slurm", "stage=check", f"outputs={tmp_path}")
+    with pytest.raises(ValueError, match="^stage must not be check in jobs, got launcher=slurm; add launcher=local$"):
+        submit([cfg], [], "", Console(quiet=True))
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["launcher=slurm", "launcher.warning_s=0"], "launcher.warning_s must be at least 2, got 0"),
-        (["launcher=submitit_local", "launcher.num_parallel=0"], "launcher.num_parallel must be at least 1, got 0"),
+        (
+            ["launcher=submitit_local", "launcher.num_parallel=0"],
+            "launcher.num_parallel must be at least 1, got 0; leave it out for the value of "
+            "conf/launcher/submitit_local.yaml",
+        ),
         (["launcher=slurm", "launcher.gpus=-1"], "launcher.gpus must be at least 0, got -1"),
+        (
+            ["launcher.partition=gpu", "launcher.memory=64G"],
+            "launcher.partition must be left out with launcher=local, got gpu; use launcher=slurm\n"
+            "launcher.memory must be left out with launcher=local, got 64G; use launcher=slurm",
+        ),
+        (
+            ["launcher=submitit_local", "launcher.srun=['--mpi=none']"],
+            "launcher.srun must be left out with launcher=submitit_local, got ['--mpi=none']; use launcher=slurm",
+        ),
+        (["launcher.gpus=2"], "launcher.gpus must be left out with launcher=local, got 2; use launcher=submitit_local"),
+        (["launcher.name=pbs"], "launcher.name must be one of local, submitit_local, slurm, got 'pbs'"),
+        (["stage=check", "launcher.dry_run=true"], "launcher.dry_run must be false with stage=check, got true"),
     ],
 )
-def test_a_wrong_value_is_refused(overrides, said):
+def test_a_wrong_or_idle_value_is_refused(overrides, said):
     (cfg,) = cells("table2", "seed=0", "arm=sft", *overrides)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=re.escape(said)):
         check(cfg)
+
+
+@pytest.mark.parametrize("name", ["local", "submitit_local", "slurm"])
+def test_a_launcher_heeds_every_knob_of_its_yaml(name):
+    knobs = set(OmegaConf.load(CONF / "launcher" / f"{name}.yaml").launcher) - {"name"}
+    (cfg,) = cells("table2", "seed=0", "arm=sft", f"launcher={name}")
+    others = {knob.name for knob in fields(Launcher)} - {"name"} - knobs
+    for knob in others:
+        OmegaConf.update(cfg, f"launcher.{knob}", ["1"] if knob in ("extra", "srun", "setup") else 1)
+    with pytest.raises(ValueError, match="left out") as refused:
+        check(cfg)
+    assert {line.split()[0] for line in str(refused.value).splitlines()} == {f"launcher.{knob}" for knob in others}
 
 
 def test_more_gpus_than_the_machine_is_said_to_have_are_refused(tmp_path):

@@ -14,11 +14,11 @@ from dcsft.report.tables import (
     Entry,
     accuracy_tables,
     all_tables,
-    console_table,
     difference_tables,
     difficulty_table,
     points,
     quantity,
+    show_tables,
 )
 
 
@@ -148,9 +148,16 @@ def test_renderers_mark_and_escape():
     assert r"\underline{70.0}" in tex
     assert "% missing: C, seed 1" in tex
     buffer = io.StringIO()
-    Console(file=buffer, width=120).print(console_table(cells))
+    show_tables(cells, Console(file=buffer, width=120))
     assert "A_1 & <b> | [x]" in buffer.getvalue()
     assert "1 of 3 cells are not computed yet:\n  python train.py subset='C' seed=1" in buffer.getvalue()
+
+
+def test_the_command_of_a_missing_cell_is_copied_whole_from_a_narrow_screen():
+    command = f"python train.py {' '.join(f'model.knob{i}=[1,2]' for i in range(12))}"
+    buffer = io.StringIO()
+    show_tables([dataclasses.replace(cell("C", 1), command=command)], Console(file=buffer, width=80))
+    assert f"  {command}\n" in buffer.getvalue()
 
 
 def test_numbers_are_written_for_reading():

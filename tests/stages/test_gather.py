@@ -10,7 +10,7 @@ from PIL import Image
 
 from dcsft.config import CONF, register
 from dcsft.report.cells import Cell
-from dcsft.stages.gather import opening_comment, sights_of
+from dcsft.stages.gather import command_of, opening_comment, sights_of
 from dcsft.stages.plan import build_task
 
 
@@ -38,3 +38,14 @@ def test_a_sweeps_own_words_are_joined_and_parted_by_their_keys(tmp_path: Path):
     sweep = tmp_path / "table9.yaml"
     sweep.write_text("# Table 9: what\n# it shows.\n# cost: a\n#   minute\n# expected (icons): much\nsweep: x # no\n")
     assert opening_comment(sweep) == "Table 9: what it shows.\ncost: a minute\nexpected (icons): much"
+
+
+def test_the_command_of_a_cell_works_in_the_current_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(CONF.parent)
+    expected = "python train.py -cd sweeps -cn table2 arm=sft 'train.betas=[0.9, 0.95]'"
+    assert command_of(Path("sweeps/table2.yaml"), ["arm=sft", "train.betas=[0.9, 0.95]"]) == expected
+    assert command_of(CONF.parent / "sweeps" / "table2.yaml", ["arm=sft"]) == expected.rpartition(" 't")[0]
+    assert command_of(tmp_path / "mine" / "x.yaml", []) == f"python train.py -cd {tmp_path}/mine -cn x"
+    monkeypatch.chdir(tmp_path)
+    assert command_of(Path("mine/x.yaml"), []) == f"python {CONF.parent}/train.py -cd mine -cn x"
+    assert command_of(Path("x.yaml"), []) == f"python {CONF.parent}/train.py -cd . -cn x"
