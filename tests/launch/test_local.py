@@ -85,3 +85,24 @@ def test_a_warned_job_goes_on_where_it_was_and_a_killed_one_is_finished_by_resum
     assert "0 jobs submitted, 0 were queued already, 1 are done" in run(
         "train.py", "-cd", "sweeps", "-cn", "table2", *words
     )
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+def test_a_job_ends_with_its_supervisor_and_resume_finishes_it(tmp_path):
+    words = (*SMALL, f"outputs={tmp_path}", "launcher=submitit_local", "seed=0", "arm=sft")
+    run("train.py", "-cd", "sweeps", "-cn", "table2", *words)
+    (folder,) = (path.parent for path in tmp_path.glob("jobs/*/job.sh"))
+    log = folder / "log.txt"
+    state = lambda: Sweep.load(tmp_path, "table2").states()[folder.name]  # noqa: E731
+    until(lambda: "cold_start" in log.read_text() if log.exists() else False, lambda: "no log")
+    (process,) = processes(folder)
+    supervisor = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(supervisor, signal.SIGKILL)
+    until(lambda: not processes(folder), log.read_text)
+    assert state()[0] == "failed"
+    assert state()[1].startswith("ended, as the process that had started it; what it has saved is not lost")
+    assert "1 jobs submitted" in run("status.py", "table2", "--outputs", tmp_path, "--resume")
+    until(lambda: processes(folder), log.read_text)
+    assert len(processes(folder)) == 1
+    run("status.py", "table2", "--outputs", tmp_path, "--cancel")
+    assert not processes(folder)
