@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     sweep = Sweep.load(given.outputs, given.sweep)
     if given.cancel:
         for other, titles in sweep.cancel().items():
-            console.print(f"{', '.join(titles)}: goes on, {other} needs it", highlight=False, soft_wrap=True)
+            console.print(f"goes on, as {other} needs it: {'; '.join(titles)}", highlight=False, soft_wrap=True)
     if given.resume:
         console.print(f"{sweep.resume()} jobs submitted", highlight=False)
     table, live = sweep.table()

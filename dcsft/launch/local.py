@@ -152,6 +152,7 @@ class Supervisor:
         for name, job in self.jobs.items():
             if self.states[name] == "ended" or name in self.cancelled or not (job.folder / _CANCEL).exists():
                 continue
+            (job.folder / _CANCEL).unlink()
             self.cancelled.add(name)
             if name in self.running:
                 self.running[name][0].terminate()

@@ -87,7 +87,7 @@ def test_the_command_says_what_goes_on(outputs):
     submit(outputs, "cold", "a", "b")
     command = [sys.executable, "status.py", "B", "--cancel", "--outputs", str(outputs)]
     finished = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, timeout=60)
-    assert finished.stdout.splitlines()[0] == "title of cold: goes on, A needs it"
+    assert finished.stdout.splitlines()[0] == "goes on, as A needs it: title of cold"
 
 
 def test_slurm_ends_only_what_no_other_sweep_needs(outputs, monkeypatch):

