@@ -185,7 +185,7 @@ def test_a_slurm_that_does_not_answer_is_said_in_one_line_with_a_next_step(tmp_p
 
 def test_looking_at_the_data_is_no_job(tmp_path):
     (cfg,) = cells("table2", "seed=0", "arm=sft", "launcher=slurm", "stage=check", f"outputs={tmp_path}")
-    with pytest.raises(ValueError, match="^stage must not be check in jobs, got launcher=slurm; add"):
+    with pytest.raises(ValueError, match=r"^stage must not be check in jobs, got launcher=slurm; add"):
         submit([cfg], [], "", Console(quiet=True))
 
 
