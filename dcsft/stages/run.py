@@ -251,7 +251,7 @@ class Run:
         from dcsft.report.tables import console as rendered
         from dcsft.stages.gather import cell_of, sights_of
 
-        cell = cell_of(self.cfg, self.plan, self.store, results, "")
+        cell = cell_of(arm_name(self.cfg), self.cfg, self.plan, self.store, results, "")
         if self.cfg.sweep is None:
             self.console.print(rendered(accuracy_tables([cell])[0]))
         else:  # the sweep's report has the table; here a line a cell
