@@ -130,9 +130,8 @@ class Run:
         completions = folder / "completions.jsonl"
         if completions.exists():
             tracker.table("completions", pd.DataFrame(read_lines(completions)))
-        if reused:
-            for step, metrics in told_steps(folder):
-                tracker.log(stage, step, metrics)
+        for step, metrics in told_steps(folder):  # those of this process it knows; not those of earlier attempts
+            tracker.log(stage, step, metrics)
         if stage == "label":
             self._show_labels(folder, tracker)
         elif stage == "distill":
