@@ -2,10 +2,10 @@
 
 A trained weight takes 16 bytes: itself, its gradient and AdamW's two moments, in float32. Of the decoder layers a rank
 of N keeps 16 / N bytes a weight, and two layers whole in the model's dtype while it computes. The vision tower, the
-embedding, which may be the output head too, and the head stay whole, 16 bytes a weight, and so do layers of another
-kind than the first, which mllama passes by where there is no picture. Gathered weights are in the model's dtype, as
-autocast would have them, and gradients are summed in float32; so the numbers are those of whole weights, but for the
-norms' weights, which are rounded too.
+embedding, which may be the output head too, and the head stay whole, 16 bytes a weight; so do norms and biases, which
+are few, and layers of another kind than the first, which mllama passes by where there is no picture. Matrices are
+gathered in the model's dtype, as autocast would have them, norms are not, and gradients are summed in float32: the
+numbers are those of whole weights.
 
 Source: PyTorch's `fully_shard` (https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html); PyTorch FSDP,
 arXiv 2304.11277.
@@ -45,7 +45,8 @@ def shard(vlm: VLM) -> None:
     mesh = init_device_mesh(vlm.device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=vlm.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in layers:
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
+        vectors = {parameter for parameter in layer.parameters() if parameter.ndim == 1}
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=policy, ignored_params=vectors)
         layer.set_gradient_divide_factor(1.0)  # a sum, not a mean: the loss is divided by what the whole batch has
         layer.set_force_sum_reduction_for_comms(True)
     # The model itself is the root, which has the layers' communication overlap with their work.
@@ -74,8 +75,9 @@ def assemble(vlm: VLM) -> None:
     for layer in sharded_layers(vlm):
         for module in layer.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
-                full = parameter.full_tensor().to(vlm.dtype)
-                setattr(module, name, nn.Parameter(full, parameter.requires_grad))
+                if isinstance(parameter, DTensor):
+                    full = parameter.full_tensor().to(vlm.dtype)
+                    setattr(module, name, nn.Parameter(full, parameter.requires_grad))
 
 
 def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
