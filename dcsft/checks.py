@@ -83,7 +83,8 @@ def trainer_problems(trainer: DictConfig) -> list[str]:
         ),
         (
             several == (name == "multi_gpu"),
-            f"trainer.strategy must be null with trainer={name} and ddp or fsdp with trainer=multi_gpu, got {strategy!r}",
+            f"trainer.strategy must be null with trainer={name}, and ddp or fsdp with trainer=multi_gpu, got "
+            f"{strategy!r}",
         ),
         (
             several or (trainer.num_devices in (None, 1) and trainer.num_nodes == 1),

@@ -9,14 +9,14 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.experimental import implicit_replication
 
-from dcsft.models.sharding import gathered, implicit_replication, joint_norm, part_like, sharded_layers
+from dcsft.models.sharding import gathered, joint_norm, part_like, sharded_layers
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Begun, Item, LossTerm, Paradigm, Setting
 from dcsft.ranks import Ranks
 from dcsft.records import DIFFICULTIES, Difficulty
 from dcsft.seeding import seed_of
-
 
 _NOTHING = LossTerm(None, [])
 
@@ -196,7 +196,10 @@ class PostTraining(L.LightningModule):
         return self.paradigm.loss(self.vlm, some, rows, self.setting.features)
 
     def _micro_batches(self, rows: Sequence[Any]) -> list[Sequence[Any]]:
-        """This rank's micro-batches; sharded, all ranks have equally many, and some may be empty."""
+        """This rank's micro-batches; sharded, all ranks have equally many, and some may be empty.
+
+        Rows come in order of their answers' length, so that little is padding.
+        """
         size = self.micro_batch_size
         some = [rows[start : start + size] for start in range(0, len(rows), size)]
         most = max(self.setting.ranks.whole([len(some)])) if self._sharded else 0
@@ -249,4 +252,3 @@ class PostTraining(L.LightningModule):
 
 def _of(difficulty: Difficulty, rows: Sequence[Any]) -> list[Any]:
     return [row for row in rows if row.difficulty == difficulty]
-

@@ -25,6 +25,11 @@ class Unanswered(RuntimeError):
     """Another rank has ended, or has not come to the same place in time."""
 
 
+def unanswered(error: Exception) -> bool:
+    """Whether it is what a rank sees of another's end, in calls made here or by FSDP in a forward or backward pass."""
+    return isinstance(error, Unanswered | dist.DistError) or "gloo/transport" in str(error)
+
+
 @contextmanager
 def _together() -> Iterator[None]:
     try:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import FOUNDATION
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from rich.console import Console
-from conftest import FOUNDATION
 from miniatures import ALL, ask, miniature, picture
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from safetensors.torch import load_file
 from several_ranks import on_ranks
 from torch.distributed.tensor import DTensor
 
@@ -24,6 +26,7 @@ from dcsft.models.vlm import VLM
 from dcsft.module import PostTraining, Schedule
 from dcsft.ranks import ALONE, Ranks
 from dcsft.records import DIFFICULTIES, Message
+from dcsft.stages.bodies import Job, compute
 from dcsft.stages.cold_start import setting_of
 from dcsft.stages.fitting import fit
 from dcsft.stages.plan import build_task, plain
@@ -38,6 +41,14 @@ class _Killed(Exception):
     pass
 
 
+def _composed(*overrides: str) -> DictConfig:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        small = ["task.num_train=24", "task.num_test=20", "task.num_cold_start=9", "subset=all"]
+        return compose("config", [*small, *overrides])
+
+
 def _train(
     overrides: Sequence[str],
     folder: Path,
@@ -49,10 +60,7 @@ def _train(
     class_metrics_every: int = 2,
 ) -> None:
     """Four steps of full fine-tuning; leaves metrics, the trained weights and the meter of each rank."""
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", ["task.num_train=24", "task.num_test=20", "subset=all", *overrides])
+    cfg = _composed(*overrides)
     task, paradigm = build_task(cfg), build(plain(cfg.paradigm))
     examples = task.examples("train")
     items = [
@@ -97,10 +105,46 @@ def _assert_same_course(one: Path, several: Path, rel: float = 1e-4, atol: float
 GRPO = ("paradigm=grpo", "paradigm.num_completions=4", "paradigm.kl=0", "paradigm.max_resamples=1")
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes of batches of 7."""
+    folder = tmp_path_factory.mktemp("alone") / "one"
+    _train((), folder, VLM.load(FOUNDATION), ALONE)
+    return folder
+
+
+def test_two_ranks_with_uneven_shares_train_as_one(alone: Path, tmp_path: Path) -> None:
+    """And keep half of the decoder layers' matrices and of their moments each, besides the rest."""
+    vlm = VLM.load(FOUNDATION)
+    layers = sum(some.numel() for some in vlm.language_model.layers.parameters() if some.ndim == 2)
+    rest = sum(parameter.numel() for parameter in vlm.model.parameters()) - layers
+
+    def work(ranks: Ranks) -> None:
+        held = {}
+        step = PostTraining.training_step
+
+        def measured(module: PostTraining, batch: list, number: int) -> None:
+            step(module, batch, number)
+            states = module.optimizers().state.values()
+            held["moments"] = sum(_numel_here(state[name]) for state in states for name in ("exp_avg", "exp_avg_sq"))
+            held["weights"] = sum(map(_numel_here, module.parameters()))
+
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(PostTraining, "training_step", measured)
+            _train((), tmp_path / "two", vlm, ranks)
+        assert held == {"weights": layers // 2 + rest, "moments": 2 * (layers // 2 + rest)}
+
+    on_ranks(2, work)
+    _assert_same_course(alone, tmp_path / "two")
+
+
+def _numel_here(tensor: torch.Tensor) -> int:
+    return tensor.to_local().numel() if isinstance(tensor, DTensor) else tensor.numel()
+
+
 @pytest.mark.parametrize(
     ("overrides", "size", "batch_size"),
     [
-        ((), 2, 7),  # uneven shares
         ((), 3, 2),  # a rank without any row; weights that three do not divide
         ((*GRPO, "paradigm.num_iterations=2"), 2, 5),
     ],
@@ -113,48 +157,14 @@ def test_sharded_ranks_train_as_one(
     _assert_same_course(tmp_path / "one", tmp_path / "several")
 
 
-def test_each_rank_keeps_its_part_of_weights_and_moments(vlm: VLM, tmp_path: Path) -> None:
-    """Half of the decoder layers' matrices, whose dimensions are even; the rest whole."""
-    layers = sum(some.numel() for some in vlm.language_model.layers.parameters() if some.ndim == 2)
-    rest = sum(parameter.numel() for parameter in vlm.model.parameters()) - layers
-
-    def work(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
-        held = {}
-        step = PostTraining.training_step
-
-        def measured(module: PostTraining, batch: list, number: int) -> None:
-            step(module, batch, number)
-            states = module.optimizers().state.values()
-            moments = [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
-            held["moments"] = sum(map(_numel_here, moments))
-            held["weights"] = sum(map(_numel_here, module.parameters()))
-
-        monkeypatch.setattr(PostTraining, "training_step", measured)
-        _train((), tmp_path / "two", vlm, ranks)
-        assert held["weights"] == layers // 2 + rest
-        assert held["moments"] == 2 * held["weights"]
-        (tmp_path / f"measured{ranks.rank}").touch()
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        on_ranks(2, lambda ranks: work(ranks, monkeypatch))
-    assert len(list(tmp_path.glob("measured*"))) == 2
-
-
-def _numel_here(tensor: torch.Tensor) -> int:
-    return tensor.to_local().numel() if isinstance(tensor, DTensor) else tensor.numel()
-
-
 @pytest.mark.parametrize(("first", "then"), [(True, True), (True, False), (False, True)])
-def test_a_run_goes_on_whoever_has_saved_it(vlm: VLM, tmp_path: Path, first: bool, then: bool) -> None:
+def test_a_run_goes_on_whoever_has_saved_it(alone: Path, tmp_path: Path, first: bool, then: bool) -> None:
     """Sharded, then sharded; sharded, then by one process; by one process, then sharded."""
-    start = {name: tensor.clone() for name, tensor in vlm.model.state_dict().items()}
-    one, killed = tmp_path / "one", tmp_path / "killed"
-    _train((), one, vlm, ALONE)
-    vlm.model.load_state_dict(start)
+    killed = tmp_path / "killed"
 
     def stopped(ranks: Ranks) -> None:
         with pytest.raises(_Killed):
-            _train((), killed, vlm, ranks, killed_after=3)
+            _train((), killed, VLM.load(FOUNDATION), ranks, killed_after=3)
 
     def by(several: bool, work: Callable[[Ranks], None]) -> None:
         if several:
@@ -166,14 +176,13 @@ def test_a_run_goes_on_whoever_has_saved_it(vlm: VLM, tmp_path: Path, first: boo
     saved = torch.load(killed / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 2
     assert {type(tensor) for tensor in saved["state_dict"].values()} == {torch.Tensor}
-    vlm.model.load_state_dict(start)
-    by(then, lambda ranks: _train((), killed, vlm, ranks))
-    _assert_same_course(one, killed)
+    by(then, lambda ranks: _train((), killed, VLM.load(FOUNDATION), ranks))
+    _assert_same_course(alone, killed)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gathered_matrices_are_those_that_whole_weights_give(tmp_path: Path, dtype: str) -> None:
-    """With activations recomputed, against ranks that have all weights: the same micro-batches, so the same rounding."""
+    """With activations recomputed, and against ranks that have all weights: the same micro-batches and rounding."""
 
     def work(ranks: Ranks) -> None:
         for name in ("sharded", "replicated"):
@@ -182,7 +191,9 @@ def test_gathered_matrices_are_those_that_whole_weights_give(tmp_path: Path, dty
             _train((), tmp_path / name, vlm, ranks, sharded=name == "sharded")
 
     on_ranks(2, work)
-    _assert_same_course(tmp_path / "replicated", tmp_path / "sharded", atol=2e-7)
+    _assert_same_course(tmp_path / "replicated", tmp_path / "sharded")
+    costs = [json.loads((tmp_path / name / "cost.json").read_text()) for name in ("sharded", "replicated")]
+    assert costs[0]["flops"] == costs[1]["flops"] > 0  # a pass that only keeps pace is not counted
 
 
 def test_every_family_has_the_gradients_of_one_process_after_uneven_sampling(tmp_path: Path) -> None:
@@ -221,3 +232,23 @@ def test_every_family_has_the_gradients_of_one_process_after_uneven_sampling(tmp
 
     on_ranks(2, work)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_cold_start_by_two_ranks_is_the_model_that_one_saves(tmp_path: Path) -> None:
+    cold = ("cold_start.batch_size=5", "cold_start.epochs=2", "cold_start.lr=1e-3")
+    two = ("trainer=multi_gpu", "trainer.device=cpu", "trainer.num_devices=2", "trainer.strategy=fsdp")
+
+    def run(folder: Path, ranks: Ranks, *overrides: str) -> None:
+        cfg = _composed(*cold, "trainer.threads=1", *overrides)
+        OmegaConf.resolve(cfg)
+        folder.mkdir(exist_ok=True)
+        job = Job(cfg, "cold_start", folder, {}, tmp_path / f"features-{ranks.rank}")
+        compute(job, build_task(cfg), Console(quiet=True), ranks, lambda step, metrics: None)
+
+    on_ranks(2, lambda ranks: run(tmp_path / "two", ranks, *two))
+    run(tmp_path / "one", ALONE, "trainer.micro_batch_size=4")
+    ours, theirs = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("two", "one"))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=5e-5)
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}

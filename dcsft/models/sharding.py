@@ -24,8 +24,6 @@ from torch.distributed.tensor.experimental import implicit_replication
 
 from dcsft.models.vlm import VLM
 
-__all__ = ["assemble", "gathered", "implicit_replication", "joint_norm", "part_like", "shard", "sharded_layers", "whole"]
-
 
 def sharded_layers(vlm: VLM) -> list[FSDPModule]:
     """The decoder layers of which each rank keeps a part; none unless `shard` was called."""

@@ -132,9 +132,9 @@ def test_killed_in_every_way_it_ends_with_a_line_and_finishes_to_the_numbers_of_
         ),
         (
             ["trainer=cpu", "trainer.strategy=fsdp"],
-            "trainer.strategy must be null with trainer=cpu and ddp or fsdp with trainer=multi_gpu, got 'fsdp'",
+            "trainer.strategy must be null with trainer=cpu, and ddp or fsdp with trainer=multi_gpu, got 'fsdp'",
         ),
-        (["trainer=multi_gpu", "trainer.strategy=null"], "trainer.strategy must be null with trainer=multi_gpu and"),
+        (["trainer=multi_gpu", "trainer.strategy=null"], "trainer.strategy must be null with trainer=multi_gpu, and"),
         (["trainer=multi_gpu", "trainer.device=cpu"], "trainer.num_devices must be given with trainer.device=cpu"),
         (
             ["trainer=multi_gpu", "trainer.num_devices=0"],
