@@ -31,6 +31,7 @@ from dcsft.stages.cold_start import setting_of
 from dcsft.stages.fitting import fit
 from dcsft.stages.plan import build_task, plain
 from dcsft.stages.runtime import Runtime
+from dcsft.stages.train import _Curve
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +74,7 @@ def _train(
     runtime = Runtime(
         *("cpu", 2, 8, 1, "tree", features, 0.01, 1, Console(quiet=True)),
         ranks=ranks,
-        sharded=sharded and ranks.size > 1,
+        sharded=sharded and ranks is not ALONE,
     )
 
     def on_step(step: int, metrics: dict[str, float]) -> None:
@@ -145,6 +146,7 @@ def _numel_here(tensor: torch.Tensor) -> int:
 @pytest.mark.parametrize(
     ("overrides", "size", "batch_size"),
     [
+        ((), 1, 7),
         ((), 3, 2),  # a rank without any row; weights that three do not divide
         ((*GRPO, "paradigm.num_iterations=2"), 2, 5),
     ],
@@ -155,6 +157,7 @@ def test_sharded_ranks_train_as_one(
     on_ranks(size, lambda ranks: _train(overrides, tmp_path / "several", vlm, ranks, batch_size))
     _train(overrides, tmp_path / "one", vlm, ALONE, batch_size)
     _assert_same_course(tmp_path / "one", tmp_path / "several")
+    assert all(line["grad_norm"] > 0 for line in _metrics(tmp_path / "one"))
 
 
 @pytest.mark.parametrize(("first", "then"), [(True, True), (True, False), (False, True)])
@@ -252,3 +255,24 @@ def test_a_cold_start_by_two_ranks_is_the_model_that_one_saves(tmp_path: Path) -
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=5e-5)
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+
+
+def test_accuracies_on_the_way_are_those_of_one_process_on_every_rank(tmp_path: Path) -> None:
+    task = build_task(_composed())
+
+    def told(name: str, vlm: VLM, ranks: Ranks) -> dict[str, float]:
+        curve = _Curve(tmp_path / name, task, SharedPrefix(vlm, 8), Sampling.greedy(6), 2, ranks)
+        assert curve.after_step(1) == {}
+        return curve.after_step(2)
+
+    def work(ranks: Ranks) -> None:
+        vlm = VLM.load(FOUNDATION)
+        vlm.tune_fully(PARTS)
+        shard(vlm)
+        (tmp_path / f"{ranks.rank}.json").write_text(json.dumps(told("two.csv", vlm, ranks)))
+
+    on_ranks(2, work)
+    expected = told("one.csv", VLM.load(FOUNDATION), ALONE)
+    assert expected
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [expected] * 2
+    assert (tmp_path / "two.csv").read_text() == (tmp_path / "one.csv").read_text()
