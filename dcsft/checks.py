@@ -74,7 +74,7 @@ def engine_problems(cfg: DictConfig) -> list[str]:
 def trainer_problems(trainer: DictConfig) -> list[str]:
     """What is wrong with the number of processes; `strategy` is null where there is one alone."""
     name, strategy, timeout = trainer.name, trainer.strategy, trainer.timeout_min
-    several = strategy is not None
+    several = name == "multi_gpu"
     wrong = [
         (trainer.device in ("cpu", "cuda"), f"trainer.device must be cpu or cuda, got {trainer.device!r}"),
         (
@@ -82,7 +82,7 @@ def trainer_problems(trainer: DictConfig) -> list[str]:
             f"trainer.strategy must be ddp, or fsdp to share the weights of full fine-tuning, got {strategy!r}",
         ),
         (
-            several == (name == "multi_gpu"),
+            (strategy is not None) == several,
             f"trainer.strategy must be null with trainer={name}, and ddp or fsdp with trainer=multi_gpu, got "
             f"{strategy!r}",
         ),
