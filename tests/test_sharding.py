@@ -58,9 +58,8 @@ def _train(
     batch_size: int = 7,
     killed_after: int | None = None,
     sharded: bool = True,
-    class_metrics_every: int = 2,
 ) -> None:
-    """Four steps of full fine-tuning; leaves metrics, the trained weights and the meter of each rank."""
+    """Four steps of full fine-tuning; leaves metrics, costs, and the trained weights of each rank."""
     cfg = _composed(*overrides)
     task, paradigm = build_task(cfg), build(plain(cfg.paradigm))
     examples = task.examples("train")
@@ -84,7 +83,7 @@ def _train(
     vlm.tune_fully(PARTS)
     setting = setting_of(vlm, task, examples, items, 6, 0, runtime)
     schedule = Schedule(4, 1e-3, (0.9, 0.95), 0.1, 0.0, 1.0)
-    fit("test", vlm, paradigm, items, batch_size, schedule, 0, class_metrics_every, setting, folder, runtime, on_step)
+    fit("test", vlm, paradigm, items, batch_size, schedule, 0, 2, setting, folder, runtime, on_step)
     torch.save(vlm.trainable_state(), folder / f"rank{ranks.rank}.pt")
 
 
