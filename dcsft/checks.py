@@ -77,17 +77,17 @@ def engine_problems(cfg: DictConfig) -> list[str]:
 def trainer_problems(trainer: DictConfig) -> list[str]:
     """What is wrong with the number of processes; `strategy` is null where there is one alone."""
     name, strategy, timeout = trainer.name, trainer.strategy, trainer.timeout_min
-    several = strategy is not None
+    several = name == "multi_gpu"
     wrong = [
         (trainer.device in ("cpu", "cuda"), f"trainer.device must be cpu or cuda, got {trainer.device!r}"),
         (
-            strategy in (None, "ddp"),
-            f"trainer.strategy must be ddp, got {strategy!r}; there is no sharding of one model over several GPUs yet: "
-            "use tuning=lora, or GPUs that hold 16 bytes a trained weight",
+            strategy in (None, "ddp", "fsdp"),
+            f"trainer.strategy must be ddp, or fsdp to share the weights of full fine-tuning, got {strategy!r}",
         ),
         (
-            several == (name == "multi_gpu"),
-            f"trainer.strategy must be null with trainer={name} and ddp with trainer=multi_gpu, got {strategy!r}",
+            (strategy is not None) == several,
+            f"trainer.strategy must be null with trainer={name}, and ddp or fsdp with trainer=multi_gpu, got "
+            f"{strategy!r}",
         ),
         (
             several or (trainer.num_devices in (None, 1) and trainer.num_nodes == 1),

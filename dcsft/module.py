@@ -1,19 +1,24 @@
 """The LightningModule: wraps the model, asks its paradigm for the loss, owns optimizer, schedule and checkpoints."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.experimental import implicit_replication
 
+from dcsft.models.sharding import gathered, joint_norm, part_like, sharded_layers
 from dcsft.models.vlm import VLM
-from dcsft.paradigms.paradigm import Begun, Item, Paradigm, Setting
+from dcsft.paradigms.paradigm import Begun, Item, LossTerm, Paradigm, Setting
 from dcsft.ranks import Ranks
 from dcsft.records import DIFFICULTIES, Difficulty
 from dcsft.seeding import seed_of
+
+_NOTHING = LossTerm(None, [])
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,9 @@ def _gained(parameters: Sequence[nn.Parameter], before: Sequence[Tensor | None],
             return torch.zeros_like(parameter)
         return now if old is None else now - old
 
-    gains = (gain(some.grad, old, some) for some, old in zip(parameters, before, strict=True))
-    return float(nn.utils.get_total_norm(list(ranks.summed(gains))))
+    gains = [gain(some.grad, old, some) for some, old in zip(parameters, before, strict=True)]
+    sums = [some for some in gains if isinstance(some, DTensor)]  # of sharded weights
+    return float(joint_norm([*ranks.summed(some for some in gains if not isinstance(some, DTensor)), *sums]))
 
 
 class PostTraining(L.LightningModule):
@@ -95,6 +101,7 @@ class PostTraining(L.LightningModule):
         self.class_metrics_every = class_metrics_every
         self.setting, self.on_step = setting, on_step
         self.tokens_trained = self.tokens_generated = 0
+        self._sharded = bool(sharded_layers(vlm))
         self._rows: list[Any] = []
         self._saved_rows: list[dict[str, Any]] | None = None
 
@@ -125,17 +132,20 @@ class PostTraining(L.LightningModule):
         torch.manual_seed(seed_of("step", self.seed, step) + ranks.rank)
         measure = self.class_metrics_every and step % self.class_metrics_every == 0
         classes = [kind for kind in DIFFICULTIES if _of(kind, rows)]  # none where there are no labels
-        mine = ranks.share(sorted(rows, key=lambda row: row.num_tokens))
+        ordered = sorted(rows, key=lambda row: row.num_tokens)
+        mine = ranks.share(ordered)
         groups = [(kind, _of(kind, mine)) for kind in classes] if measure and classes else [(None, mine)]
         loss, row_losses, gained = torch.zeros(()), {}, {}
         shares: dict[str, float] = {}
         for difficulty, group in groups:
             before = [None if p.grad is None else p.grad.clone() for p in parameters] if difficulty else None
-            for some in _micro_batches(group, self.micro_batch_size):
-                term = self.paradigm.loss(self.vlm, some, rows, self.setting.features)
+            for some in self._micro_batches(group):
+                term = self._term(some, rows) if some else _NOTHING
                 if term.loss is not None:
                     self.manual_backward(term.loss)
                     loss = loss + term.loss.detach().cpu()
+                elif self._sharded:
+                    self._keep_pace(ordered, rows)
                 row_losses |= dict(zip(map(id, some), term.row_losses, strict=True))
                 for name, value in term.metrics.items():
                     shares[name] = shares.get(name, 0.0) + value
@@ -152,12 +162,15 @@ class PostTraining(L.LightningModule):
         for difficulty in classes:
             shares[f"loss/{difficulty}"] = sum(row_losses.get(id(row), 0.0) for row in _of(difficulty, rows))
         metrics |= ranks.sums(shares)
-        metrics["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, self.schedule.max_grad_norm))
+        total = joint_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        metrics["grad_norm"] = float(total)
         metrics["lr"] = scheduler.get_last_lr()[0]
         for difficulty in classes:
             metrics[f"loss/{difficulty}"] /= self.paradigm.weight(_of(difficulty, rows))
         self._refuse_non_finite(metrics, batch)
-        optimizer.step()
+        with implicit_replication():  # of what is not sharded
+            nn.utils.clip_grads_with_norm_(parameters, self.schedule.max_grad_norm, total)
+            optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
         self.tokens_trained += sum(row.num_tokens for row in rows)
@@ -179,6 +192,30 @@ class PostTraining(L.LightningModule):
         self._rows = begun.rows
         return begun
 
+    def _term(self, some: Sequence[Any], rows: Sequence[Any]) -> LossTerm:
+        return self.paradigm.loss(self.vlm, some, rows, self.setting.features)
+
+    def _micro_batches(self, rows: Sequence[Any]) -> list[Sequence[Any]]:
+        """This rank's micro-batches; sharded, all ranks have equally many, and some may be empty.
+
+        Rows come in order of their answers' length, so that little is padding.
+        """
+        size = self.micro_batch_size
+        some = [rows[start : start + size] for start in range(0, len(rows), size)]
+        most = max(self.setting.ranks.whole([len(some)])) if self._sharded else 0
+        return [*some, *[()] * (most - len(some))]
+
+    def _keep_pace(self, ordered: Sequence[Any], rows: Sequence[Any]) -> None:
+        """One pass that adds nothing: the others, in theirs, gather layers of which this rank has a part.
+
+        It is that of the first of the step's rows that has a loss; if none has, no rank makes a pass.
+        """
+        with self.vlm.meter.paused():
+            terms = (self._term([row], rows) for row in ordered)
+            loss = next((term.loss for term in terms if term.loss is not None), None)
+            if loss is not None:
+                self.manual_backward(0 * loss)
+
     def _refuse_non_finite(self, metrics: dict[str, float], batch: Sequence[Item]) -> None:
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
             raise ValueError(
@@ -190,7 +227,13 @@ class PostTraining(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in trained}
+        keep = self.setting.ranks.first
+        checkpoint["state_dict"] = {name: gathered(tensor, keep) for name, tensor in state.items() if name in trained}
+        for optimizer in checkpoint["optimizer_states"]:
+            optimizer["state"] = {
+                number: {name: gathered(tensor, keep) for name, tensor in moments.items()}
+                for number, moments in optimizer["state"].items()
+            }
         checkpoint["tokens"] = self.tokens_trained, self.tokens_generated
         between = self.global_step % self.paradigm.updates_per_batch
         checkpoint["rows"] = self.paradigm.state(self._rows) if between else None
@@ -198,13 +241,14 @@ class PostTraining(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         self.tokens_trained, self.tokens_generated = checkpoint["tokens"]
         self._saved_rows = checkpoint["rows"]
+        own = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {name: part_like(some, own[name]) for name, some in checkpoint["state_dict"].items()}
+        for optimizer in checkpoint["optimizer_states"]:
+            optimizer["state"] = {
+                number: {name: part_like(tensor, list(own.values())[number]) for name, tensor in moments.items()}
+                for number, moments in optimizer["state"].items()
+            }
 
 
 def _of(difficulty: Difficulty, rows: Sequence[Any]) -> list[Any]:
     return [row for row in rows if row.difficulty == difficulty]
-
-
-def _micro_batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Rows come in order of their answers' length, so that little is padding."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

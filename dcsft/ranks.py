@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -22,6 +23,11 @@ _BUCKET = 2**26
 
 class Unanswered(RuntimeError):
     """Another rank has ended, or has not come to the same place in time."""
+
+
+def unanswered(error: Exception) -> bool:
+    """Whether it is what a rank sees of another's end, in calls made here or by FSDP in a forward or backward pass."""
+    return isinstance(error, Unanswered | dist.DistError) or "gloo/transport" in str(error)
 
 
 @contextmanager
@@ -83,9 +89,13 @@ class Ranks:
         return total
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Each parameter's gradient becomes its sum over the ranks; it stays None where no rank has one."""
+        """Each parameter's gradient becomes its sum over the ranks; it stays None where no rank has one.
+
+        That of a sharded parameter is one already.
+        """
         if self.size == 1:
             return
+        parameters = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
         (anywhere,) = self.summed([torch.tensor([parameter.grad is not None for parameter in parameters]).int()])
         known = [parameter for parameter, count in zip(parameters, anywhere.tolist(), strict=True) if count]
         gradients = (torch.zeros_like(some) if some.grad is None else some.grad for some in known)

@@ -41,14 +41,15 @@ class Tracker(ABC):
 
 
 class Files(Tracker):
-    """Metrics as `metrics.csv` in the run's folder, written when the run ends, however it ends."""
+    """Metrics as `metrics.csv` in the run's folder, a row a step, written when the command ends, however it ends."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: list[dict[str, Any]] = []
+        self.path = folder / "metrics.csv"
+        known = pd.read_csv(self.path).to_dict("records") if self.path.exists() else []
+        self.rows: dict[tuple[str, int], dict[str, Any]] = {(row["stage"], row["step"]): row for row in known}
 
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        self.rows.append({"stage": stage, "step": step, **metrics})
+        self.rows[stage, step] = {"stage": stage, "step": step, **metrics}
 
     def table(self, name: str, rows: pd.DataFrame) -> None:
         pass  # the store holds it
@@ -64,7 +65,7 @@ class Files(Tracker):
 
     def finish(self, exit_code: int) -> None:
         if self.rows:
-            pd.DataFrame(self.rows).to_csv(self.folder / "metrics.csv", index=False)
+            pd.DataFrame([self.rows[place] for place in sorted(self.rows)]).to_csv(self.path, index=False)
 
 
 class WandB(Tracker):
@@ -129,6 +130,7 @@ class WandB(Tracker):
         if step <= self._told.get(stage, 0):
             return  # a resumed run repeats the steps after its checkpoint, with the same numbers
         self._told[stage] = step
+        self._remember()  # before it is told: killed in between, a step is missing, which is better than twice
         self.run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in metrics.items()}})
 
     def table(self, name: str, rows: pd.DataFrame) -> None:
@@ -151,7 +153,6 @@ class WandB(Tracker):
 
     def finish(self, exit_code: int) -> None:
         folder = Path(self.run.dir).parent
-        self._remember()
         self.run.finish(exit_code=exit_code)
         if self.offline:
             print(f"wandb sync {folder}")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcsft.config import CONF, check, leaf_names, register
 from dcsft.stages.gather import sweep_cells
-from dcsft.stages.plan import NOT_KEYED, arm_name, build_task, difficulties, plan
+from dcsft.stages.plan import NOT_KEYED, arm_name, build_task, difficulties, plan, told_apart
 
 SWEEPS = CONF.parent / "sweeps"
 SERVER = ("engine=server", "engine.url=http://localhost:8000/v1", "engine.model=policy")
@@ -309,6 +309,7 @@ def test_every_sweep_expands_and_opens_with_what_it_reproduces(sweep: Path):
     register()
     cells = sweep_cells(sweep, [])
     assert len({(arm_name(cfg), cfg.seed) for cfg, _ in cells}) == len(cells), "two cells collide"
+    assert told_apart([cfg for cfg, _ in cells]) == [arm_name(cfg) for cfg, _ in cells]
     for cfg, _ in cells:
         check(cfg)
     text = sweep.read_text()
@@ -321,3 +322,21 @@ def test_a_sweep_of_the_command_line_replaces_the_sweeps_own():
     register()
     cells = sweep_cells(SWEEPS / "table1.yaml", ["seed=5", "arm=easy,hard"])
     assert [(arm_name(cfg), cfg.seed) for cfg, _ in cells] == [("Easy", 5), ("Hard", 5)]
+
+
+def test_cells_that_differ_in_more_than_arm_and_seed_are_rows_of_their_own():
+    rates = [composed(f"seed={seed}", f"train.lr={lr}", "subset=all") for seed in (0, 1) for lr in (1e-5, 1e-3)]
+    assert told_apart(rates) == ["SFT, train.lr=1e-05", "SFT, train.lr=0.001"] * 2
+    # Even where no seed has both.
+    assert told_apart([rates[0], rates[3]]) == ["SFT, train.lr=1e-05", "SFT, train.lr=0.001"]
+    # A chosen yaml is named, not listed; where a run happens is no difference.
+    models = [composed("model=tiny"), composed("model=tiny_other", "launcher=slurm")]
+    assert told_apart(models) == ["SFT-EM, model=tiny", "SFT-EM, model=tiny_other"]
+    arms = [composed(f"seed={seed}", f"arm={arm}") for seed in (0, 1) for arm in ("sft", "grpo")]
+    assert told_apart(arms) == ["SFT", "GRPO"] * 2
+
+
+def test_one_cell_twice_is_refused():
+    said = "a sweep's cells must differ, got 'SFT-EM' with seed 0 twice; leave one out"
+    with pytest.raises(ValueError, match=said):
+        told_apart([composed("seed=0"), composed("seed=0")])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
-from dcsft.tracking import WandB
+from dcsft.tracking import Files, WandB
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,31 @@ def records(folder: Path) -> list[Record]:
 def history(found: list[Record]) -> list[dict]:
     rows = [record.history for record in found if record.HasField("history")]
     return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row.item} for row in rows]
+
+
+def test_metrics_csv_has_each_step_once_over_all_attempts(tmp_path: Path):
+    first = Files(tmp_path)
+    for step in (1, 2, 3):
+        first.log("train", step, {"loss": 4.0 - step})
+    first.finish(130)  # interrupted; its last checkpoint was after step 1
+    second = Files(tmp_path)
+    for step in (2, 3, 4):
+        second.log("train", step, {"loss": 4.0 - step})
+    second.finish(0)
+    third = Files(tmp_path)  # a later command, of an earlier stage
+    third.log("cold_start", 1, {"loss": 9.0})
+    third.finish(0)
+    rows = pd.read_csv(tmp_path / "metrics.csv")
+    assert list(zip(rows.stage, rows.step, rows.loss, strict=True)) == [
+        *[("cold_start", 1, 9.0), ("train", 1, 3.0), ("train", 2, 2.0), ("train", 3, 1.0), ("train", 4, 0.0)]
+    ]
+
+
+def test_who_is_killed_has_said_which_steps_are_told(tmp_path: Path):
+    run = tracker(tmp_path)
+    run.log("train", 1, {"loss": 1.0})
+    assert json.loads((tmp_path / "wandb.json").read_text())["told"] == {"train": 1}
+    run.finish(0)
 
 
 def test_a_run_goes_on_where_it_was_and_tells_no_step_twice(tmp_path: Path, capsys):

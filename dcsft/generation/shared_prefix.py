@@ -17,6 +17,7 @@ from dcsft.generation.draw import draw_tokens, uniforms
 from dcsft.generation.engine import Engine, Request, Sampling
 from dcsft.models.attention import say_once
 from dcsft.models.render import FeatureSource, Prompts, render_prompts, require_fit
+from dcsft.models.sharding import whole
 from dcsft.models.vlm import VLM
 from dcsft.records import Completion, Picture
 
@@ -129,8 +130,9 @@ class SharedPrefix(Engine):
         training = self.vlm.model.training
         self.vlm.model.eval()  # a LoRA model left in training mode would sample with dropout
         try:
-            for rows in self._batches(requests):
-                answers.update(zip(rows, self._batch([requests[i] for i in rows], n, sampling), strict=True))
+            with whole(self.vlm):  # ranks make as many passes as their own answers want
+                for rows in self._batches(requests):
+                    answers.update(zip(rows, self._batch([requests[i] for i in rows], n, sampling), strict=True))
         finally:
             self.vlm.model.train(training)
         return [answers[i] for i in range(len(requests))]

@@ -6,6 +6,8 @@ costs 4 N, and a LoRA matrix 6 N of its own few weights. Padding counts: it is c
 look-ups are left out.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +29,13 @@ class Meter:
         for module in model.modules():
             if isinstance(module, nn.Linear) and self._count not in module._forward_hooks.values():
                 module.register_forward_hook(self._count)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, nothing is counted."""
+        before = self.flops, self.tokens, self.patches
+        yield
+        self.flops, self.tokens, self.patches = before
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         passes = 1

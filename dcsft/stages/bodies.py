@@ -97,6 +97,7 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
         server=asked(plain(cfg.engine), stage, folders, cfg.tuning.r),
         ranks=ranks,
         progress_file=job.folder / FILE if ranks.first else None,
+        sharded=trainer.strategy == "fsdp",
     )
     place = (trainer.device, cfg.model.attention)
     if stage == "foundation":

@@ -10,11 +10,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 
 from dcsft import stopping
 from dcsft.data.batches import Batches
+from dcsft.models.sharding import assemble, shard
 from dcsft.models.vlm import VLM
 from dcsft.module import PostTraining, Schedule
 from dcsft.paradigms.paradigm import Item, Paradigm, Setting
@@ -24,6 +26,21 @@ from dcsft.stages.runtime import Ledger, Runtime
 CHECKPOINT = "last.ckpt"
 METRICS = "metrics.jsonl"
 COMPLETIONS = "completions.jsonl"
+
+
+class _Checkpoints(TorchCheckpointIO):
+    """All ranks gather a checkpoint and the first writes it; each reads of it what it needs."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self.ranks = ranks
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: object = None) -> None:
+        if self.ranks.first:
+            super().save_checkpoint(checkpoint, path, storage_options)
+
+    def load_checkpoint(self, path: Path, map_location: object = None, weights_only: bool | None = None) -> dict:
+        return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
 
 
 class _Save(L.Callback):
@@ -43,11 +60,10 @@ class _Save(L.Callback):
             return
         self.ledger.save(self.vlm.meter, module.tokens_trained, module.tokens_generated)
         trainer.should_stop = stop
-        if not self.ranks.first:  # all ranks hold the same
-            return
         temporary = self.folder / f"{CHECKPOINT}.tmp"
         trainer.save_checkpoint(temporary)
-        temporary.replace(self.folder / CHECKPOINT)
+        if self.ranks.first:
+            temporary.replace(self.folder / CHECKPOINT)
 
 
 def _resume(folder: Path) -> int:
@@ -82,6 +98,8 @@ def fit(
         on_step: is told each step's number (from 1) and metrics, after they are on disk; on every rank.
     """
     ranks = runtime.ranks
+    if runtime.sharded and vlm.peft is None:
+        shard(vlm)
     first = ranks.agreed(_resume(folder) if ranks.first else 0)
     ledger = Ledger(folder, ranks)
     batches = Batches(items, batch_size, seed, schedule.steps, paradigm.updates_per_batch)
@@ -120,7 +138,7 @@ def fit(
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
-                plugins=[LightningEnvironment()],  # one process, whatever scheduler has started it
+                plugins=[LightningEnvironment(), _Checkpoints(ranks)],  # one process, whatever scheduler has started it
                 callbacks=[_Save(folder, runtime.checkpoint_every, schedule.steps, ledger, vlm, ranks)],
             )
             try:
@@ -134,6 +152,7 @@ def fit(
                 raise KeyboardInterrupt from stop
         if trainer.global_step < schedule.steps:  # stopped early, by whoever asked: not a finished run
             raise KeyboardInterrupt
+    assemble(vlm)
     vlm.finish()
 
 

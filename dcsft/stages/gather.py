@@ -23,13 +23,18 @@ from dcsft.report.boxes import draw_boxes
 from dcsft.report.cells import Cell
 from dcsft.report.sights import Sight, Sights, data_uri, shrunk
 from dcsft.stages.cells import planned
-from dcsft.stages.plan import arm_name
+from dcsft.stages.plan import told_apart
 from dcsft.stages.results import results_of
 from dcsft.tasks.task import Task
 
 
 def cell_of(
-    cfg: DictConfig, artefacts: Mapping[str, Artefact], store: Store, results: dict[str, Any] | None, command: str
+    arm: str,
+    cfg: DictConfig,
+    artefacts: Mapping[str, Artefact],
+    store: Store,
+    results: dict[str, Any] | None,
+    command: str,
 ) -> Cell:
     """One run as the report takes it; files that are not there are None."""
 
@@ -38,7 +43,7 @@ def cell_of(
         return path if path is not None and path.exists() else None
 
     return Cell(
-        arm=arm_name(cfg),
+        arm=arm,
         seed=cfg.seed,
         command=command,
         results=results,
@@ -147,13 +152,14 @@ def gather_cells(
     configs: Sequence[tuple[DictConfig, str]], say: Callable[[str], None]
 ) -> tuple[list[Cell], dict[Path | None, Task]]:
     """Cells from their configurations and commands, and from the store alone; and the tasks, known by their labels."""
+    alone = [cfg for cfg, _ in configs]
     cells, tasks = [], {}
-    for (cfg, command), (task, artefacts) in zip(configs, planned([cfg for cfg, _ in configs]), strict=True):
+    for (cfg, command), arm, (task, artefacts) in zip(configs, told_apart(alone), planned(alone), strict=True):
         store = Store(Path(cfg.outputs).absolute() / "store", say)
         found = {stage: store.find(artefact) for stage, artefact in artefacts.items()}
         folders = {stage: folder for stage, folder in found.items() if folder is not None}
         complete = {"label", "evaluate", *(["train"] if "train" in artefacts else [])} <= set(folders)
         results = results_of(cfg, task, artefacts, folders) if complete else None
-        cells.append(cell_of(cfg, artefacts, store, results, command))
+        cells.append(cell_of(arm, cfg, artefacts, store, results, command))
         tasks[cells[-1].labels] = task
     return cells, tasks

@@ -270,6 +270,46 @@ def arm_name(cfg: DictConfig) -> str:
     return name if cfg.tuning.name == "lora" else f"{name}, {cfg.tuning.name}"
 
 
+def told_apart(cells: Sequence[DictConfig]) -> list[str]:
+    """What a table calls each cell of a sweep: its arm, and what else varies among cells of that arm.
+
+    Two learning rates of SFT are "SFT, train.lr=1e-05" and "SFT, train.lr=0.001", and never two seeds of "SFT".
+
+    Raises:
+        ValueError: two cells have the same name and the same seed.
+    """
+    arms, leaves = [arm_name(cfg) for cfg in cells], [_leaves(plain(cfg)) for cfg in cells]
+    names = []
+    for arm, own in zip(arms, leaves, strict=True):
+        alike = [other for name, other in zip(arms, leaves, strict=True) if name == arm]
+        varied = [key for key in own if _varies(key, alike)]
+        chosen = {key.removesuffix(".name") for key in varied if key.endswith(".name")}
+        said = [key for key in varied if key.endswith(".name") or key.split(".")[0] not in chosen]
+        names.append(", ".join([arm, *(f"{key.removesuffix('.name')}={own[key]}" for key in said)]))
+    found: set[tuple[str, int]] = set()
+    for name, cfg in zip(names, cells, strict=True):
+        if (name, cfg.seed) in found:
+            raise ValueError(f"a sweep's cells must differ, got {name!r} with seed {cfg.seed} twice; leave one out")
+        found.add((name, cfg.seed))
+    return names
+
+
+def _varies(key: str, cells: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a knob makes cells different experiments, and not only different seeds of one."""
+    above = {key.rsplit(".", level)[0] for level in range(key.count(".") + 1)}
+    if above & set(NOT_KEYED) and not (key.endswith(".name") and key.split(".")[0] not in NOT_KEYED):
+        return False
+    return len({str(cell.get(key)) for cell in cells}) > 1 and any(cell.get(key) != cell["seed"] for cell in cells)
+
+
+def _leaves(node: Any, place: str = "") -> dict[str, Any]:
+    """Values by their dotted names; a list is a value."""
+    if not isinstance(node, dict):
+        return {place: node}
+    inner = (_leaves(value, f"{place}.{key}".lstrip(".")) for key, value in node.items())
+    return {key: value for part in inner for key, value in part.items()}
+
+
 def arm_slug(cfg: DictConfig) -> str:
     """The arm's name as part of a path: "sft-em-hard-0.05"."""
     return arm_name(cfg).lower().replace(", ", "-").replace(" ", "-")

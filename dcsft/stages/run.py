@@ -135,9 +135,8 @@ class Run:
         completions = folder / "completions.jsonl"
         if completions.exists():
             tracker.table("completions", pd.DataFrame(read_lines(completions)))
-        if reused:
-            for step, metrics in told_steps(folder):
-                tracker.log(stage, step, metrics)
+        for step, metrics in told_steps(folder):  # those of this process it knows; not those of earlier attempts
+            tracker.log(stage, step, metrics)
         if stage == "label":
             self._show_labels(folder, tracker)
         elif stage == "distill":
@@ -255,7 +254,7 @@ class Run:
         from dcsft.report.tables import console as rendered
         from dcsft.stages.gather import cell_of, sights_of
 
-        cell = cell_of(self.cfg, self.plan, self.store, results, "")
+        cell = cell_of(arm_name(self.cfg), self.cfg, self.plan, self.store, results, "")
         if self.cfg.sweep is None:
             self.console.print(rendered(accuracy_tables([cell])[0]))
         else:  # the sweep's report has the table; here a line a cell

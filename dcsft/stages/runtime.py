@@ -35,6 +35,8 @@ class Runtime:
     server: Asked | None = None
     progress_file: Path | None = None
     ranks: Ranks = ALONE
+    sharded: bool = False
+    """Whether ranks share the weights of a model that is fully tuned; one with LoRA each has whole."""
 
     def bar(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Bar]:
         """A progress bar with the time that remains; it disappears when done."""

@@ -130,12 +130,11 @@ class _Curve:
         for split in self.task.tests:
             n, correct = count_correct(self.task, self.engine, split, self.sampling, self.ranks)
             self.rows[step, split] = {"step": step, "split": split, "n": n, "correct": correct}
-        if not self.ranks.first:
-            return
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", "split", "n", "correct"])
-            writer.writeheader()
-            writer.writerows(self.rows.values())
-        temporary.replace(self.path)
+        if self.ranks.first:
+            temporary = self.path.with_suffix(".tmp")
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, ["step", "split", "n", "correct"])
+                writer.writeheader()
+                writer.writerows(self.rows.values())
+            temporary.replace(self.path)
         return accuracies(row for (at, _), row in self.rows.items() if at == step)

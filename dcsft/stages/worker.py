@@ -46,11 +46,11 @@ def main(path: Path) -> None:
     try:
         _compute(path, rank, size)
     except Exception as error:
-        from dcsft.ranks import Unanswered
+        from dcsft.ranks import unanswered
 
         traceback.print_exc()
         said = {"rank": rank, "time": time.time(), "traceback": traceback.format_exc()}
-        said |= {"explained": explain(error), "unanswered": isinstance(error, Unanswered)}
+        said |= {"explained": explain(error), "unanswered": unanswered(error)}
         write_json(path.with_name(f"rank{rank}.json"), said)
         sys.exit(1)
 

@@ -127,10 +127,14 @@ def test_killed_in_every_way_it_ends_with_a_line_and_finishes_to_the_numbers_of_
             "trainer.num_devices and trainer.num_nodes must be null and 1 with tr",
         ),
         (
-            ["trainer=multi_gpu", "trainer.strategy=fsdp"],
-            "trainer.strategy must be ddp, got 'fsdp'; there is no sharding",
+            ["trainer=multi_gpu", "trainer.strategy=zero"],
+            "trainer.strategy must be ddp, or fsdp to share the weights of full fine-tuning, got 'zero'",
         ),
-        (["trainer=multi_gpu", "trainer.strategy=null"], "trainer.strategy must be null with trainer=multi_gpu and"),
+        (
+            ["trainer=cpu", "trainer.strategy=fsdp"],
+            "trainer.strategy must be null with trainer=cpu, and ddp or fsdp with trainer=multi_gpu, got 'fsdp'",
+        ),
+        (["trainer=multi_gpu", "trainer.strategy=null"], "trainer.strategy must be null with trainer=multi_gpu, and"),
         (["trainer=multi_gpu", "trainer.device=cpu"], "trainer.num_devices must be given with trainer.device=cpu"),
         (
             ["trainer=multi_gpu", "trainer.num_devices=0"],
