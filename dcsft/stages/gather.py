@@ -153,8 +153,8 @@ def gather_cells(
 ) -> tuple[list[Cell], dict[Path | None, Task]]:
     """Cells from their configurations and commands, and from the store alone; and the tasks, known by their labels."""
     alone = [cfg for cfg, _ in configs]
-    cells, tasks = [], {}
-    for (cfg, command), arm, (task, artefacts) in zip(configs, told_apart(alone), planned(alone), strict=True):
+    cells, tasks, plans = [], {}, planned(alone)
+    for (cfg, command), arm, (task, artefacts) in zip(configs, told_apart(alone), plans, strict=True):
         store = Store(Path(cfg.outputs).absolute() / "store", say)
         found = {stage: store.find(artefact) for stage, artefact in artefacts.items()}
         folders = {stage: folder for stage, folder in found.items() if folder is not None}
