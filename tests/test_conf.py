@@ -144,7 +144,10 @@ def test_the_repetition_penalty_enters_the_key_of_what_is_evaluated_with_it():
             ["paradigm=grpo", "paradigm.kl=0", "paradigm.warm_start_batches=2", "tuning=full"],
             "paradigm.warm_start_batches must be 0 or 1 with tuning=full, got 2; ",
         ),
-        (["label.of_model=qwen2_5_vl_3b"], "label.of_model must be null with label=sampled; use label=release"),
+        (
+            ["label.of_model=qwen2_5_vl_3b"],
+            "label.of_model must be null with label=sampled, got qwen2_5_vl_3b; use label=release",
+        ),
         (["tuning.parts=[head]"], "tuning.parts must be some of llm, vision, merger"),
         (["task=imagenet", "model.from_scratch=true"], "model.from_scratch must be false"),
         (["stage=distill"], "engine must be server with stage=distill, got shared_prefix; add engine=server"),

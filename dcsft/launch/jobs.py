@@ -12,7 +12,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dcsft.artefacts import Artefact, Store, write_json
-from dcsft.config import STAGES, check
+from dcsft.checks import STAGES
+from dcsft.config import check
 from dcsft.stages.plan import arm_name, build_tasks, plan, run_name
 
 CONFIG, RECORD, SCRIPT, LOG, REPORT = "config.yaml", "job.json", "job.sh", "log.txt", "report.json"

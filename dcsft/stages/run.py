@@ -19,7 +19,8 @@ from rich.logging import RichHandler
 
 from dcsft import stopping
 from dcsft.artefacts import Artefact, Store, read_lines, write_json
-from dcsft.config import STAGES, build, check
+from dcsft.checks import STAGES
+from dcsft.config import build, check
 from dcsft.data.subsets import select
 from dcsft.records import DIFFICULTIES
 from dcsft.stages.curve import told_steps
