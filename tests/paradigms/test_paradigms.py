@@ -81,7 +81,7 @@ def test_a_policy_that_can_no_longer_be_sampled_stops_the_run(lora, tmp_path):
         return vlm
 
     said = (
-        r"log-probabilities of sampled answers must be finite, got others at step 1 on test/.*; try a smaller train.lr"
+        r"log-probabilities of sampled answers must be finite, got others at step 1 on train/.*; try a smaller train.lr"
     )
     with pytest.raises(ValueError, match=said):
         _run("grpo", [], tmp_path, broken)
