@@ -2,11 +2,198 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import fields
 
 from omegaconf import DictConfig
 
 from dcsft.schema import Launcher
+
+STAGES = (
+    *("check", "distill", "foundation", "cold_start", "label", "publish"),
+    *("train", "export", "evaluate", "report"),
+)
+ATTENTION = ("auto", "sdpa", "flash_attention_2", "eager")
+PARTS = ("llm", "vision", "merger")
+
+
+def _broken(rules: Iterable[tuple[bool, str]]) -> list[str]:
+    """The lines of the rules that do not hold."""
+    return [problem for holds, problem in rules if not holds]
+
+
+def run_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with where a run stops, and with how it is evaluated and looked at."""
+    rules = [
+        (
+            cfg.stage in STAGES,
+            f"stage must be one of {', '.join(STAGES)}, got {cfg.stage!r}; take one of these",
+        ),
+        (
+            cfg.max_new_tokens >= 1,
+            f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}; it is the length at which an answer is cut",
+        ),
+        (
+            cfg.evaluate.repetition_penalty > 0,
+            f"evaluate.repetition_penalty must be positive, got {cfg.evaluate.repetition_penalty}; 1.0 is off",
+        ),
+        (
+            cfg.engine.decoding in ("tree", "expand"),
+            f"engine.decoding must be tree or expand, got {cfg.engine.decoding!r}; tree is the faster one",
+        ),
+    ]
+    for name, value in cfg.check.items():
+        rules.append(
+            (value is None or value >= 1, f"check.{name} must be null or at least 1, got {value}; null is all")
+        )
+    return _broken(rules)
+
+
+def curation_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with the choice of examples."""
+    ratio, subset, size = cfg.hard_ratio, cfg.subset.name, cfg.subset.size
+    number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
+    rules = [
+        (
+            ratio == "natural" or (number and 0 <= ratio <= 1),
+            f"hard_ratio must be 'natural' or a share in [0, 1], got {ratio!r}; it is the share of hard training "
+            "examples",
+        ),
+        (
+            ratio == "natural" or subset not in ("hard", "none", "pass_rate"),
+            f"hard_ratio must be natural with subset={subset}, got {ratio!r}; a share of hard examples needs easy or "
+            "medium ones to mix with: use subset=all, easy, medium or em",
+        ),
+        (
+            size is None or size == "equal" or (isinstance(size, int) and not isinstance(size, bool) and size > 0),
+            f"subset.size must be null, 'equal' or a positive number of examples, got {size!r}; null takes them all",
+        ),
+    ]
+    for bound in ("min_pass_rate", "max_pass_rate"):
+        value = cfg.subset[bound]
+        rules.append(
+            (value is None or 0 <= value <= 1, f"subset.{bound} must be in [0, 1], got {value}; null is no bound")
+        )
+    return _broken(rules)
+
+
+def training_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with the optimisation of the cold start and of the training, and with what they tune."""
+    rules = []
+    for stage in ("cold_start", "train"):
+        part = cfg[stage]
+        rules.append(
+            (
+                (part.steps is None) != (part.epochs is None),
+                f"{stage} must have a budget in steps or in epochs, got steps={part.steps} epochs={part.epochs}; "
+                "set one and the other to null",
+            )
+        )
+        for name in ("steps", "epochs", "batch_size", "lr", "max_grad_norm"):
+            usual = f"see {stage}.{name} in conf/config.yaml"
+            rules.append(
+                (part[name] is None or part[name] > 0, f"{stage}.{name} must be positive, got {part[name]}; {usual}")
+            )
+        decay, betas, warmup = part.weight_decay, list(part.betas), part.warmup_ratio
+        rules += [
+            (decay >= 0, f"{stage}.weight_decay must not be negative, got {decay}; 0 is off"),
+            (
+                len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+                f"{stage}.betas must be two numbers in [0, 1), got {betas}; the paper's are in conf/config.yaml",
+            ),
+            (0 <= warmup < 1, f"{stage}.warmup_ratio must be in [0, 1), got {warmup}; 0 is off"),
+        ]
+    every, measured = cfg.train.eval_every, cfg.train.class_metrics_every
+    rules += [
+        (every is None or every >= 1, f"train.eval_every must be null or at least 1, got {every}; null is never"),
+        (measured >= 0, f"train.class_metrics_every must be 0 (never) or a number of steps, got {measured}; set 10"),
+        (
+            cfg.tuning.name == "full" or min(cfg.tuning.r or 0, cfg.tuning.alpha or 0) > 0,
+            f"tuning.r and tuning.alpha must be positive, got {cfg.tuning.r} and {cfg.tuning.alpha}; the paper has 32 "
+            "and 64",
+        ),
+    ]
+    for name, node in (("cold_start", cfg.cold_start), ("tuning", cfg.tuning)):
+        rules.append(
+            (
+                bool(node.parts) and set(node.parts) <= set(PARTS),
+                f"{name}.parts must be some of {', '.join(PARTS)}, got {node.parts}; [llm] is the usual one",
+            )
+        )
+    return _broken(rules)
+
+
+def label_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with the sampling of answers."""
+    label, sampled = cfg.label, cfg.label.name == "sampled"
+    rules = [
+        (label.num_samples >= 1, f"label.num_samples must be at least 1, got {label.num_samples}; the paper has 8")
+    ]
+    if sampled:
+        rules += [
+            (
+                (label.temperature or 0) > 0,
+                f"label.temperature must be positive, got {label.temperature}; greedy has no spread",
+            ),
+            (0 < (label.top_p or 0) <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off"),
+            (label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}; the paper has none"),
+            (
+                label.of_model is None,
+                f"label.of_model must be null with label=sampled, got {label.of_model}; use label=release",
+            ),
+        ]
+    return _broken(rules)
+
+
+def publish_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with where the labels shall go."""
+    repo = cfg.publish.repo
+    if repo is None:
+        return []
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", repo) is None:
+        return [f"publish.repo must be null or OWNER/NAME at the Hub, got {repo!r}; null leaves the files here"]
+    if cfg.stage != "publish":
+        return [f"publish.repo must be null with stage={cfg.stage}, got {repo!r}; add stage=publish"]
+    from huggingface_hub import get_token  # who publishes has it; nobody else waits for it
+
+    return _broken(
+        [(get_token() is not None, f"publish.repo={repo} must come with a token, got none; run: hf auth login")]
+    )
+
+
+def model_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with the model, whichever it is."""
+    model = cfg.model
+    rules = [
+        (
+            model.foundation is not None or not model.from_scratch,
+            f"model.from_scratch must be false with model={model.name}, got true; only model=tiny has a foundation "
+            "recipe",
+        ),
+        (
+            cfg.stage != "foundation" or (model.foundation is not None and model.from_scratch),
+            f"stage=foundation must have model=tiny model.from_scratch=true, got model={model.name} "
+            f"model.from_scratch={str(model.from_scratch).lower()}; shipped and downloaded weights need no training",
+        ),
+        (
+            model.attention in ATTENTION,
+            f"model.attention must be one of {', '.join(ATTENTION)}, got {model.attention!r}; auto takes what is there",
+        ),
+    ]
+    for name in ("min_pixels", "max_pixels", "max_tiles"):
+        value = model[name]
+        rules.append(
+            (
+                value is None or value >= 1,
+                f"model.{name} must be null or at least 1, got {value}; null is the model's own",
+            )
+        )
+    return _broken(rules)
+
+
+def paradigm_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with a paradigm beside what its class says of its arguments."""
+    return grpo_problems(cfg) if cfg.paradigm["name"] == "grpo" else []
 
 
 def engine_problems(cfg: DictConfig) -> list[str]:
@@ -20,7 +207,7 @@ def engine_problems(cfg: DictConfig) -> list[str]:
                 f"engine.url must be null with engine={engine.name}, got {engine.url}; add engine=server",
             ),
         ]
-        return [problem for holds, problem in wrong if not holds]
+        return _broken(wrong)
     stages = list(engine.stages)
     price = engine.usd_per_million_tokens
     wrong = [
@@ -70,12 +257,15 @@ def engine_problems(cfg: DictConfig) -> list[str]:
     for name in ("concurrency", "samples_per_request", "timeout_s", "patience_s", "backoff_s"):
         wrong.append((engine[name] > 0, f"engine.{name} must be positive, got {engine[name]}"))
     for name in ("num_samples", "max_new_tokens"):
-        wrong.append((distill[name] >= 1, f"distill.{name} must be at least 1, got {distill[name]}"))
-    return [problem for holds, problem in wrong if not holds]
+        wrong.append(
+            (distill[name] >= 1, f"distill.{name} must be at least 1, got {distill[name]}; see conf/config.yaml")
+        )
+    return _broken(wrong)
 
 
-def trainer_problems(trainer: DictConfig) -> list[str]:
-    """What is wrong with the number of processes; `strategy` is null where there is one alone."""
+def trainer_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with the number of processes, of which `strategy` is null where there is one alone, and batches."""
+    trainer = cfg.trainer
     name, strategy, timeout = trainer.name, trainer.strategy, trainer.timeout_min
     several = name == "multi_gpu"
     wrong = [
@@ -107,9 +297,12 @@ def trainer_problems(trainer: DictConfig) -> list[str]:
             trainer.num_nodes <= 1 or "SLURM_JOB_ID" in os.environ,
             f"trainer.num_nodes must be 1 outside of a SLURM job, got {trainer.num_nodes}; use sbatch or salloc",
         ),
-        (not several or (timeout or 0) > 0, f"trainer.timeout_min must be positive, got {timeout}"),
+        (not several or (timeout or 0) > 0, f"trainer.timeout_min must be positive, got {timeout}; 30 is usual"),
     ]
-    return [problem for holds, problem in wrong if not holds]
+    for size in ("micro_batch_size", "generation_batch_size", "checkpoint_every"):
+        usual = f"see conf/trainer/{name}.yaml"
+        wrong.append((trainer[size] >= 1, f"trainer.{size} must be at least 1, got {trainer[size]}; {usual}"))
+    return _broken(wrong)
 
 
 _OF_JOBS = {"dry_run", "gpus", "setup", "container", "python", "warning_s", "max_requeues"}
@@ -127,22 +320,17 @@ def launcher_problems(cfg: DictConfig) -> list[str]:
     launcher, name = cfg.launcher, cfg.launcher.name
     if name not in _KNOBS:
         return [f"launcher.name must be one of {', '.join(_KNOBS)}, got {name!r}; use launcher=NAME"]
-    problems = []
-    for knob in fields(Launcher):
-        value = launcher[knob.name]
-        if knob.name == "name" or knob.name in _KNOBS[name] or not value:
-            continue
-        heeding = " or ".join(f"launcher={other}" for other, knobs in _KNOBS.items() if knob.name in knobs)
-        problems.append(f"launcher.{knob.name} must be left out with launcher={name}, got {value}; use {heeding}")
+    rules = []
+    for knob in sorted({knob.name for knob in fields(Launcher)} - {"name"} - _KNOBS[name]):
+        heeding = " or ".join(f"launcher={other}" for other, knobs in _KNOBS.items() if knob in knobs)
+        said = f"launcher.{knob} must be left out with launcher={name}, got {launcher[knob]}; use {heeding}"
+        rules.append((not launcher[knob], said))
     for knob, least in _LEAST.items():
-        if launcher[knob] is not None and launcher[knob] < least:
-            problems.append(
-                f"launcher.{knob} must be at least {least}, got {launcher[knob]}; leave it out for the value of "
-                f"conf/launcher/{name}.yaml"
-            )
-    if launcher.dry_run and cfg.stage == "check":
-        problems.append("launcher.dry_run must be false with stage=check, got true; a check computes nothing anyway")
-    return problems
+        value, usual = launcher[knob], f"leave it out for the value of conf/launcher/{name}.yaml"
+        said = f"launcher.{knob} must be at least {least}, got {value}; {usual}"
+        rules.append((value is None or value >= least, said))
+    looks = "launcher.dry_run must be false with stage=check, got true; a check computes nothing anyway"
+    return _broken([*rules, (not launcher.dry_run or cfg.stage != "check", looks)])
 
 
 def grpo_problems(cfg: DictConfig) -> list[str]:

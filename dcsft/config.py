@@ -21,16 +21,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dcsft.checks import engine_problems, grpo_problems, launcher_problems, trainer_problems
+from dcsft.checks import (
+    curation_problems,
+    engine_problems,
+    label_problems,
+    launcher_problems,
+    model_problems,
+    paradigm_problems,
+    publish_problems,
+    run_problems,
+    trainer_problems,
+    training_problems,
+)
 from dcsft.schema import Config
 
 CONF = Path(__file__).parent.parent / "conf"
 _SHOWN = 20
-STAGES = (
-    *("check", "distill", "foundation", "cold_start", "label", "publish"),
-    *("train", "export", "evaluate", "report"),
-)
-ATTENTION = ("auto", "sdpa", "flash_attention_2", "eager")
 
 
 def register() -> None:
@@ -142,104 +148,11 @@ def check(cfg: DictConfig) -> None:
         ValueError: one line a problem.
     """
     problems = _unknown_keys(cfg, "")
-
-    def require(holds: bool, problem: str) -> None:
-        if not holds:
-            problems.append(problem)
-
-    require(cfg.stage in STAGES, f"stage must be one of {', '.join(STAGES)}, got {cfg.stage!r}")
-    ratio = cfg.hard_ratio
-    number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
-    require(
-        ratio == "natural" or (number and 0 <= ratio <= 1),
-        f"hard_ratio must be 'natural' or a share in [0, 1], got {ratio!r}; it is the share of hard training examples",
-    )
-    if ratio != "natural" and cfg.subset.name in ("hard", "none", "pass_rate"):
-        problems.append(
-            f"hard_ratio must be natural with subset={cfg.subset.name}, got {ratio!r}; a share of hard examples needs "
-            "easy or medium ones to mix with: use subset=all, easy, medium or em"
-        )
-    size = cfg.subset.size
-    require(
-        size is None or size == "equal" or (isinstance(size, int) and not isinstance(size, bool) and size > 0),
-        f"subset.size must be null, 'equal' or a positive number of examples, got {size!r}",
-    )
-    for bound in ("min_pass_rate", "max_pass_rate"):
-        value = cfg.subset[bound]
-        require(value is None or 0 <= value <= 1, f"subset.{bound} must be in [0, 1], got {value}")
-    for stage in ("cold_start", "train"):
-        part = cfg[stage]
-        budgets = [part.steps is not None, part.epochs is not None]
-        require(
-            sum(budgets) == 1,
-            f"{stage} must have a budget in steps or in epochs, got steps={part.steps} epochs={part.epochs}; "
-            f"set one and the other to null",
-        )
-        for name in ("steps", "epochs", "batch_size", "lr", "max_grad_norm"):
-            require(part[name] is None or part[name] > 0, f"{stage}.{name} must be positive, got {part[name]}")
-        require(0 <= part.warmup_ratio < 1, f"{stage}.warmup_ratio must be in [0, 1), got {part.warmup_ratio}")
-    require(cfg.train.class_metrics_every >= 0, "train.class_metrics_every must be 0 (never) or a number of steps")
-    for name, node in (("cold_start", cfg.cold_start), ("tuning", cfg.tuning)):
-        unknown = set(node.parts) - {"llm", "vision", "merger"}
-        require(not unknown and bool(node.parts), f"{name}.parts must be some of llm, vision, merger, got {node.parts}")
-    label, sampled = cfg.label, cfg.label.name == "sampled"
-    require(label.num_samples >= 1, f"label.num_samples must be at least 1, got {label.num_samples}")
-    require(
-        not sampled or (label.temperature or 0) > 0,
-        f"label.temperature must be positive, got {label.temperature}; greedy has no spread",
-    )
-    require(not sampled or 0 < (label.top_p or 0) <= 1, f"label.top_p must be in (0, 1], got {label.top_p}; 1.0 is off")
-    require(not sampled or label.top_k >= 0, f"label.top_k must be 0 (off) or positive, got {label.top_k}")
-    require(not sampled or label.of_model is None, "label.of_model must be null with label=sampled; use label=release")
-    require(cfg.max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {cfg.max_new_tokens}")
-    for name, value in cfg.check.items():
-        require(value is None or value >= 1, f"check.{name} must be null or at least 1, got {value}")
-    penalty = cfg.evaluate.repetition_penalty
-    require(penalty > 0, f"evaluate.repetition_penalty must be positive, got {penalty}; 1.0 is off")
-    problems += engine_problems(cfg)
-    repo = cfg.publish.repo
-    require(
-        repo is None or re.fullmatch(r"[\w.-]+/[\w.-]+", repo) is not None,
-        f"publish.repo must be null or OWNER/NAME at the Hub, got {repo!r}",
-    )
-    if repo is not None:
-        from huggingface_hub import get_token  # who publishes has it; nobody else waits for it
-
-        require(get_token() is not None, f"publish.repo={repo} must come with a token, got none; run: hf auth login")
-    require(
-        repo is None or cfg.stage == "publish",
-        f"publish.repo must be null with stage={cfg.stage}, got {repo!r}; add stage=publish",
-    )
-    require(
-        cfg.engine.decoding in ("tree", "expand"),
-        f"engine.decoding must be tree or expand, got {cfg.engine.decoding!r}",
-    )
-    problems += trainer_problems(cfg.trainer)
-    for name in ("micro_batch_size", "generation_batch_size", "checkpoint_every"):
-        require(cfg.trainer[name] >= 1, f"trainer.{name} must be at least 1, got {cfg.trainer[name]}")
-    require(
-        cfg.tuning.name == "full" or min(cfg.tuning.r or 0, cfg.tuning.alpha or 0) > 0,
-        f"tuning.r and tuning.alpha must be positive, got {cfg.tuning.r} and {cfg.tuning.alpha}",
-    )
-    problems += launcher_problems(cfg)
-    if cfg.paradigm["name"] == "grpo":
-        problems += grpo_problems(cfg)
-    require(
-        cfg.model.foundation is not None or not cfg.model.from_scratch,
-        f"model.from_scratch must be false with model={cfg.model.name}; only model=tiny has a foundation recipe",
-    )
-    require(
-        cfg.stage != "foundation" or (cfg.model.foundation is not None and cfg.model.from_scratch),
-        f"stage=foundation must have model=tiny model.from_scratch=true, got model={cfg.model.name} "
-        f"model.from_scratch={str(cfg.model.from_scratch).lower()}; shipped and downloaded weights need no training",
-    )
-    require(
-        cfg.model.attention in ATTENTION,
-        f"model.attention must be one of {', '.join(ATTENTION)}, got {cfg.model.attention!r}",
-    )
-    for name in ("min_pixels", "max_pixels", "max_tiles"):
-        value = cfg.model[name]
-        require(value is None or value >= 1, f"model.{name} must be null or at least 1, got {value}")
+    for find in (
+        *(run_problems, curation_problems, training_problems, label_problems, engine_problems, publish_problems),
+        *(trainer_problems, launcher_problems, paradigm_problems, model_problems),
+    ):
+        problems += find(cfg)
     for group in ("reward", "task", "paradigm"):
         problems += _target_problems(cfg, group)
     if problems:

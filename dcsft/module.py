@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.experimental import implicit_replication
 
+from dcsft.generation.engine import Diverged
 from dcsft.models.sharding import gathered, joint_norm, part_like, sharded_layers
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Begun, Item, LossTerm, Paradigm, Setting
@@ -126,7 +127,10 @@ class PostTraining(L.LightningModule):
         step = self.global_step
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         parameters = optimizer.param_groups[0]["params"]
-        begun = self._begin(batch, step)
+        try:
+            begun = self._begin(batch, step)
+        except Diverged as error:
+            raise self._diverged("log-probabilities of sampled answers must be finite, got others", batch) from error
         rows, metrics = begun.rows, dict(begun.metrics)
         ranks = self.setting.ranks
         torch.manual_seed(seed_of("step", self.seed, step) + ranks.rank)
@@ -217,12 +221,15 @@ class PostTraining(L.LightningModule):
                 self.manual_backward(0 * loss)
 
     def _refuse_non_finite(self, metrics: dict[str, float], batch: Sequence[Item]) -> None:
-        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
-            raise ValueError(
-                f"loss and gradient must be finite, got loss={metrics['loss']} grad_norm={metrics['grad_norm']} at "
-                f"step {self.global_step + 1} on {', '.join(item.id for item in batch[:8])}; "
-                "try a smaller train.lr or look at these examples"
-            )
+        loss, norm = metrics["loss"], metrics["grad_norm"]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(f"loss and gradient must be finite, got loss={loss} grad_norm={norm}", batch)
+
+    def _diverged(self, what: str, batch: Sequence[Item]) -> ValueError:
+        return ValueError(
+            f"{what} at step {self.global_step + 1} on {', '.join(item.id for item in batch[:8])}; "
+            "try a smaller train.lr or look at these examples"
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FOUNDATION
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from miniatures import ALL, ask, miniature, picture
@@ -29,6 +28,7 @@ from dcsft.records import DIFFICULTIES, Message
 from dcsft.stages.bodies import Job, compute
 from dcsft.stages.cold_start import setting_of
 from dcsft.stages.fitting import fit
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 from dcsft.stages.plan import build_task, plain
 from dcsft.stages.runtime import Runtime
 from dcsft.stages.train import _Curve

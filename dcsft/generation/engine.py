@@ -42,6 +42,10 @@ class Request:
     messages: Sequence[Message]
 
 
+class Diverged(ValueError):
+    """The model gives no probabilities any more."""
+
+
 class Engine(ABC):
     """Samples answers. A sample depends on the model, the sampling, its request's id and its number, and not on what
     else is in the batch (beyond float rounding)."""

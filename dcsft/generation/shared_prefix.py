@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from dcsft.generation.draw import draw_tokens, uniforms
-from dcsft.generation.engine import Engine, Request, Sampling
+from dcsft.generation.engine import Diverged, Engine, Request, Sampling
 from dcsft.models.attention import say_once
 from dcsft.models.render import FeatureSource, Prompts, render_prompts, require_fit
 from dcsft.models.sharding import whole
@@ -178,7 +178,15 @@ class SharedPrefix(Engine):
             if t + 1 == sampling.max_new_tokens or not bool(alive.any()):
                 break
             logits = vlm.logits(branches.step(torch.where(alive, token, vlm.pad_id), t))
-        return self._completions(torch.stack(tokens, -1), torch.stack(logps, -1).sum(-1), alive)
+        total = torch.stack(logps, -1).sum(-1)
+        finite = total.isfinite().all(-1).tolist()
+        broken = [request.id for request, holds in zip(requests, finite, strict=True) if not holds]
+        if broken:
+            raise Diverged(
+                f"log-probabilities of sampled answers must be finite, got others for {', '.join(broken[:8])}; "
+                "the weights are broken: train with a smaller learning rate"
+            )
+        return self._completions(torch.stack(tokens, -1), total, alive)
 
     def _completions(
         self, tokens: Int[Tensor, "B G T"], logps: Float[Tensor, "B G"], cut: Tensor

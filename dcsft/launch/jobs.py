@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dcsft.artefacts import Artefact, Store, write_json
-from dcsft.config import STAGES
+from dcsft.checks import STAGES
 from dcsft.stages.cells import cell_title, leaves, planned, wanted
 from dcsft.stages.plan import run_name
 

@@ -18,7 +18,7 @@ class RejectionSampling(FixedAnswers):
 
     def __init__(self, num_per_prompt: int) -> None:
         if num_per_prompt < 1:
-            raise ValueError(f"paradigm.num_per_prompt must be at least 1, got {num_per_prompt}; the paper takes 1")
+            raise ValueError(f"paradigm.num_per_prompt must be at least 1, got {num_per_prompt}; 1 is usual")
         self.num_per_prompt = num_per_prompt
 
     def items(

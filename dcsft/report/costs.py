@@ -16,7 +16,8 @@ _ROW_INCH = 0.3
 
 def needs_labels(results: dict[str, object]) -> bool:
     """Whether the arm could not have been trained without labelling: it selects by difficulty or takes rollouts."""
-    return results["subset"] != "all" or results["paradigm"] == "rs" or results["hard_ratio"] != "natural"
+    takes_rollouts = results["paradigm"] == "rs" or results["warm_start"]
+    return takes_rollouts or results["subset"] != "all" or results["hard_ratio"] != "natural"
 
 
 def time_frame(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -65,7 +66,8 @@ def total_time(cells: Sequence[Cell]) -> Figure | None:
         panel = draw.panel(f"Seconds from the start to the trained model: {'; '.join(words)}.")
     caption = (
         "Cold start, labelling and training of each arm as if it were alone, means over seeds, on whatever machine "
-        "computed them. Labelling is counted where the arm needs it: to select by difficulty or for its answers."
+        "computed them. Labelling is counted where the arm needs it: to select by difficulty or for its answers. "
+        "Where the vision tower is frozen, labelling has encoded the pictures, and no arm's training does it again."
     )
     if "GRPO" in frame.index:
         ratio = frame.loc["GRPO", "total"] / frame["total"]

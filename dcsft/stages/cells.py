@@ -6,7 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dcsft.artefacts import Artefact
-from dcsft.config import STAGES, check
+from dcsft.checks import STAGES
+from dcsft.config import check
 from dcsft.stages.plan import arm_name, arm_slug, build_tasks, plan, run_name
 from dcsft.tasks.task import Task
 

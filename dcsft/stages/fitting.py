@@ -154,6 +154,12 @@ def fit(
             raise KeyboardInterrupt
     assemble(vlm)
     vlm.finish()
+    broken = [name for name, tensor in vlm.trainable_state().items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"trained weights must be finite, got {len(broken)} tensors that are not after the last step, among them "
+            f"{broken[0]}; train with a smaller learning rate"
+        )
 
 
 def forget_checkpoint(folder: Path) -> None:

@@ -46,6 +46,7 @@ def results_of(
         "model": cfg.model.name,
         "subset": cfg.subset.name,
         "paradigm": cfg.paradigm["name"],
+        "warm_start": bool(cfg.paradigm.get("warm_start_batches", 0)),
         "tuning": cfg.tuning.name,
         "hard_ratio": cfg.hard_ratio,
         "seeds": plain(cfg.seeds),

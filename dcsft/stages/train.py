@@ -103,7 +103,7 @@ def run(
             "batch_size": settings["batch_size"],
             "examples": len(items),
             "dropped": num_dropped,
-            "epochs": schedule.steps * settings["batch_size"] / len(items),
+            "epochs": schedule.steps * settings["batch_size"] / paradigm.updates_per_batch / len(items),
             **{kind: counts[kind] for kind in DIFFICULTIES},
         },
     )

@@ -127,7 +127,7 @@ def check_judge(task: Task, examples: Sequence[Example]) -> None:
         if right.correct is None:
             continue  # labelling counts these
         judged += 1
-        if not right.correct or empty.correct or right.reward <= empty.reward:
+        if not right.correct or empty.correct or empty.reward > 0 or right.reward <= 0:
             raise ValueError(
                 f"the judge must reward an example's own target and no empty answer, got rewards {right.reward:g} and "
                 f"{empty.reward:g} for {example.id} with the target {task.target(example)!r}; "

@@ -201,8 +201,8 @@ def test_looking_at_the_data_is_no_job(tmp_path):
         (["launcher=slurm", "launcher.gpus=-1"], "launcher.gpus must be at least 0, got -1"),
         (
             ["launcher.partition=gpu", "launcher.memory=64G"],
-            "launcher.partition must be left out with launcher=local, got gpu; use launcher=slurm\n"
-            "launcher.memory must be left out with launcher=local, got 64G; use launcher=slurm",
+            "launcher.memory must be left out with launcher=local, got 64G; use launcher=slurm\n"
+            "launcher.partition must be left out with launcher=local, got gpu; use launcher=slurm",
         ),
         (
             ["launcher=submitit_local", "launcher.srun=['--mpi=none']"],

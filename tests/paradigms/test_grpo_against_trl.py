@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FOUNDATION
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from dcsft.paradigms.grpo import GRPO, Group
 from dcsft.paradigms.paradigm import Item
 from dcsft.records import Completion, Message, Picture
 from dcsft.seeding import stream
+from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
 FOUND = json.loads((Path(__file__).parents[1] / "references" / "trl_grpo.json").read_text())
 CASES = [

@@ -74,6 +74,19 @@ def _run(name, more, folder, lora, killed_after=None):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()], vlm
 
 
+def test_a_policy_that_can_no_longer_be_sampled_stops_the_run(lora, tmp_path):
+    def broken(*arguments):
+        vlm = lora(*arguments)
+        next(p for name, p in vlm.model.named_parameters() if "lora_B" in name).data.fill_(float("nan"))
+        return vlm
+
+    said = (
+        r"log-probabilities of sampled answers must be finite, got others at step 1 on train/.*; try a smaller train.lr"
+    )
+    with pytest.raises(ValueError, match=said):
+        _run("grpo", [], tmp_path, broken)
+
+
 def test_the_paradigms_are_found():
     assert {"sft", "rs", "grpo"} <= set(EXISTING)
 

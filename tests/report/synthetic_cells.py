@@ -47,6 +47,7 @@ def results(arm: str, seed: int, splits: dict[str, dict[str, Any]], **more: Any)
         "model": "tiny",
         "subset": "em",
         "paradigm": "sft",
+        "warm_start": False,
         "tuning": "lora",
         "hard_ratio": "natural",
         "seeds": {"data": seed, "cold_start": seed, "label": seed, "train": seed},

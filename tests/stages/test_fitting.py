@@ -228,6 +228,14 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_before_it_does_harm
     assert all(bool(torch.isfinite(tensor).all()) for tensor in vlm.trainable_state().values())
 
 
+def test_weights_that_the_last_step_has_broken_are_refused(
+    lora: Callable[..., VLM], icon_items: Callable[[int], list[Item]], tmp_path: Path
+) -> None:
+    schedule = Schedule(1, 1e39, (0.9, 0.95), 0.1, 0.0, 1.0)  # more than float32 holds; no later loss would show it
+    with pytest.raises(ValueError, match=r"trained weights must be finite, got \d+ tensors that are not .*lora_"):
+        _fit(lora(), icon_items(6), tmp_path, schedule=schedule)
+
+
 def test_a_finished_run_does_nothing_more(
     lora: Callable[..., VLM], icon_items: Callable[[int], list[Item]], tmp_path: Path
 ) -> None:

@@ -30,9 +30,13 @@ def test_an_honest_judge_passes():
         (lambda text, target: Score(True, 1.0), "got rewards 1 and 1 for train/0 with the target 'house'"),
         (lambda text, target: Score(False, 0.0), "got rewards 0 and 0 for train/0"),
         (lambda text, target: Score(text == target, 0.5), "got rewards 0.5 and 0.5 for train/0"),
+        (
+            lambda text, target: Score(text == target, 1.0 if text == target else 0.9),
+            "got rewards 1 and 0.9 for train/0",
+        ),
         (lambda text, target: Score(None, 0.0), "must be able to judge some of the training examples, got none of 3"),
     ],
-    ids=["all right", "all wrong", "constant reward", "no verdict"],
+    ids=["all right", "all wrong", "constant reward", "something for nothing", "no verdict"],
 )
 def test_a_judge_that_cannot_tell_right_from_empty_is_refused(score, said):
     with pytest.raises(ValueError, match=said):
