@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import fields
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -22,12 +23,22 @@ def _broken(rules: Iterable[tuple[bool, str]]) -> list[str]:
     return [problem for holds, problem in rules if not holds]
 
 
+def _writable(folder: Path) -> bool:
+    """Whether it is a folder to write to, or could be made."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
 def run_problems(cfg: DictConfig) -> list[str]:
-    """What is wrong with where a run stops, and with how it is evaluated and looked at."""
+    """What is wrong with where a run stops and writes, and with how it is evaluated and looked at."""
     rules = [
         (
             cfg.stage in STAGES,
             f"stage must be one of {', '.join(STAGES)}, got {cfg.stage!r}; take one of these",
+        ),
+        (
+            _writable(Path(cfg.outputs).absolute()),
+            f"outputs must be a folder that can be written to, got {cfg.outputs!r}; set outputs=FOLDER",
         ),
         (
             cfg.max_new_tokens >= 1,

@@ -148,6 +148,10 @@ def test_the_repetition_penalty_enters_the_key_of_what_is_evaluated_with_it():
             ["label.of_model=qwen2_5_vl_3b"],
             "label.of_model must be null with label=sampled, got qwen2_5_vl_3b; use label=release",
         ),
+        (
+            ["outputs=train.py/below"],
+            "outputs must be a folder that can be written to, got 'train.py/below'; set",
+        ),
         (["train.eval_every=0"], "train.eval_every must be null or at least 1, got 0; null is never"),
         (["cold_start.weight_decay=-5"], "cold_start.weight_decay must not be negative, got -5.0; 0 is off"),
         (["train.betas=[0.9,2]"], "train.betas must be two numbers in [0, 1), got [0.9, 2.0]"),
