@@ -75,6 +75,7 @@ class Cluster:
     def __init__(self, root: Path) -> None:
         self.root, self.conf = root, root / "slurm.conf"
         self.processes: list[subprocess.Popen] = []
+        self._held: dict[str, float] = {}
         for name in ("state", "spool"):
             (root / name).mkdir(parents=True)
         root.chmod(0o755)
@@ -107,10 +108,15 @@ class Cluster:
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60).stdout
 
     def kick(self) -> None:
-        """Start requeued jobs now: SLURM itself holds them for two minutes."""
+        """Start requeued jobs soon: SLURM itself holds them for two minutes.
+
+        Not at once: within the second of the requeue the node still takes the job's credential for a revoked one, and
+        the job fails.
+        """
         for line in self("squeue", "-h", "-t", "PD", "-o", "%i %r").splitlines():
             job, reason = line.split(maxsplit=1)
-            if reason == "BeginTime":
+            if reason == "BeginTime" and time.monotonic() > self._held.setdefault(job, time.monotonic()) + 3:
+                del self._held[job]
                 self("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def ids(self, pattern: str, state: str = "all") -> list[str]:

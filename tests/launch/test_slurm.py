@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,18 @@ def _own_metrics(outputs: Path, job: Path) -> Path:
     return done.parent.with_name(done.parent.name + ".partial") / "metrics.jsonl"
 
 
+def _process(job: Path) -> int:
+    """The Python that computes a job; srun and the script have its words too."""
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = place.read_text().split("\0")
+        except OSError:  # it has ended
+            continue
+        if "dcsft.launch.job" in words and str(job) in words and "python" in Path(words[0]).name:
+            return int(place.parent.name)
+    raise AssertionError(f"nobody computes {job}")
+
+
 def tables(outputs: Path) -> dict[str, pd.DataFrame]:
     """Labels, scores and training metrics by their place in the store."""
     store = outputs / "store"
@@ -151,9 +164,10 @@ def test_a_sweep_that_everything_happens_to_ends_with_the_report_of_an_undisturb
 def test_a_killed_job_harms_no_other_and_resume_finishes_it(cluster, run, undisturbed, tmp_path):
     words = (*SWEEP, *SMALL, f"outputs={tmp_path}", "arm=sft,sft_m", "launcher=slurm")
     assert run("train.py", *words).returncode == 0
-    until(cluster, lambda: steps(tmp_path) > 5)
-    (job,) = cluster.ids("sft-m-s0", "R")
-    cluster("scancel", "--signal=KILL", job)
+    (folder,) = (tmp_path / "jobs").glob("*-sft-m-s0-*")
+    mine = _own_metrics(tmp_path, folder)
+    until(cluster, lambda: mine.exists() and len(mine.read_text().splitlines()) > 5)
+    os.kill(_process(folder), signal.SIGKILL)
     until(cluster, lambda: not cluster("squeue", "-h").strip())
     said = run("status.py", "table2", "--outputs", tmp_path).stdout
     assert re.search(r"SFT-M, seed 0\s+failed\s+.*Killed", said), said
