@@ -1,5 +1,6 @@
 """The contract of a scheduler: it is given jobs and their scripts, and says what stands in its queue."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -112,12 +113,18 @@ def output_of(command: Sequence[str], expected: str, next_step: str = "") -> str
     return finished.stdout
 
 
+_ENDED = re.compile(r"srun: (Force Terminated|error: .*: Exited with exit code \d+$)")
+
+
 def last_line(path: Path) -> str | None:
-    """The last line of a log that says something; None where there is none."""
+    """The last line of a log that says something; None where there is none.
+
+    What srun adds after it, that a step has ended, says nothing.
+    """
     if not path.exists():
         return None
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 8192))
         lines = file.read().decode(errors="replace").splitlines()
-    said = [line.strip() for line in lines if line.strip()]
+    said = [line.strip() for line in lines if line.strip() and not _ENDED.match(line)]
     return said[-1] if said else None

@@ -300,6 +300,19 @@ def test_the_last_line_of_a_long_log_is_found(tmp_path):
     assert last_line(tmp_path / "none.txt") is None
 
 
+@pytest.mark.parametrize(
+    ("lines", "last"),
+    [
+        (["train.lr must be 1", "srun: error: vm: task 0: Exited with exit code 1"], "train.lr must be 1"),
+        (["train on 9 rows", "srun: error: vm: task 0: Killed", "srun: Force Terminated StepId=4.0"],
+         "srun: error: vm: task 0: Killed"),
+    ],
+)  # fmt: skip
+def test_what_srun_says_of_a_step_that_has_ended_hides_nothing(tmp_path, lines, last):
+    (tmp_path / "log.txt").write_text("\n".join(lines))
+    assert last_line(tmp_path / "log.txt") == last
+
+
 def test_a_sweep_that_was_not_submitted_is_named_with_those_that_were(tmp_path):
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "table1.json").write_text("{}")
