@@ -40,10 +40,12 @@ def test_an_arm_pays_for_labelling_only_if_it_needs_it():
         cell("SFT-EM", 0, SPLITS),
         cell("SFT-RS", 0, SPLITS, subset="all", paradigm="rs"),
         cell("SFT, hard 0.05", 0, SPLITS, subset="all", hard_ratio=0.05),
+        cell("GRPO", 0, SPLITS, subset="all", paradigm="grpo", warm_start=True),
     ]
     frame = time_frame(cells)
     # cold start 10 s, labelling 5 s, training 8 s
-    assert frame["total"].to_dict() == {"SFT": 18.0, "SFT-EM": 23.0, "SFT-RS": 23.0, "SFT, hard 0.05": 23.0}
+    paying = dict.fromkeys(["SFT-EM", "SFT-RS", "SFT, hard 0.05", "GRPO"], 23.0)
+    assert frame["total"].to_dict() == {"SFT": 18.0} | paying
     assert frame.loc["SFT", "label"] == 0.0
     alt = total_time(cells).panels[0].alt
     assert alt.startswith(
