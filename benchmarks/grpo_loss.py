@@ -23,8 +23,8 @@ from torch import Tensor
 import dcsft.models.completion_logps as completion_logps_module
 from dcsft.models.completion_logps import LONG_TOKENS, completion_logps, completion_logps_naive
 from dcsft.models.render import Prompts, append_completions, render_prompts
-from dcsft.models.vlm import PARTS, VLM
-from dcsft.records import Message
+from dcsft.models.vlm import VLM
+from dcsft.records import PARTS, Message
 
 G, TEMPERATURE = 8, 0.9
 Setting = tuple[int, int, int, int]

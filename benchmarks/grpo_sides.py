@@ -11,7 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench_model import QUESTION, picture, read_rows
-from sft_sides import BETAS, MAX_GRAD_NORM, RANK, WEIGHT_DECAY, Clock, main, num_trained, policy, quiet_runtime
+from sft_sides import (
+    BETAS,
+    MAX_GRAD_NORM,
+    WEIGHT_DECAY,
+    Clock,
+    main,
+    num_trained,
+    peft_lora,
+    policy,
+    quiet_runtime,
+    ticks,
+    trl_arguments,
+)
 
 from dcsft.module import Schedule
 from dcsft.paradigms.grpo import GRPO
@@ -92,19 +104,11 @@ def dcsft(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -
 def trl(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> int:
     """TRL's GRPOTrainer as it comes, sampling with transformers; it logs every ten steps, we every step."""
     from datasets import Dataset, Image
-    from peft import LoraConfig
-    from transformers import AutoModelForImageTextToText, TrainerCallback
+    from transformers import AutoModelForImageTextToText
     from trl import GRPOConfig, GRPOTrainer
 
     from dcsft.models.processors import load_processor
     from dcsft.models.vlm import VLM
-
-    class Ticks(TrainerCallback):
-        def on_train_begin(self, *_: object, **__: object) -> None:
-            clock.begin()
-
-        def on_step_end(self, *_: object, **__: object) -> None:
-            clock.step()
 
     def reward(completions: list[list[dict[str, str]]], **_: object) -> list[float]:
         return [reward_of(completion[0]["content"]) for completion in completions]
@@ -115,7 +119,7 @@ def trl(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> 
         trainer = GRPOTrainer(
             model=AutoModelForImageTextToText.from_pretrained(folder / "model"),
             args=GRPOConfig(
-                output_dir=out,
+                **trl_arguments(out, steps, LR),
                 per_device_train_batch_size=batch_size * G,
                 num_generations=G,
                 max_completion_length=TOKENS,
@@ -124,26 +128,12 @@ def trl(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> 
                 temperature=TEMPERATURE,
                 beta=KL,
                 loss_type="grpo",
-                max_steps=steps,
-                learning_rate=LR,
-                adam_beta1=BETAS[0],
-                adam_beta2=BETAS[1],
-                weight_decay=WEIGHT_DECAY,
-                max_grad_norm=MAX_GRAD_NORM,
-                lr_scheduler_type="cosine",
-                gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=True,
-                report_to="none",
-                save_strategy="no",
-                logging_steps=10,
-                seed=0,
             ),
             reward_funcs=reward,
             train_dataset=Dataset.from_list(rows).cast_column("image", Image()),
             processing_class=load_processor(folder / "model"),
-            callbacks=[Ticks()],
-            peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules="all-linear"),
+            callbacks=[ticks(clock)],
+            peft_config=peft_lora(0.0, parts),
         )
         trainer.train()
     lengths = trainer._metrics["train"]["completions/mean_length"] or [TOKENS]

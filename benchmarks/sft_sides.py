@@ -21,11 +21,11 @@ from measuring import peak_mib
 from rich.console import Console
 
 from dcsft.models.render import append_completions, completion_logits, render_prompts, tokenize_answer
-from dcsft.models.vlm import PARTS, VLM
+from dcsft.models.vlm import VLM
 from dcsft.module import Schedule
 from dcsft.paradigms.paradigm import Item, Setting
 from dcsft.paradigms.sft import SFT
-from dcsft.records import Message
+from dcsft.records import PARTS, Message
 from dcsft.stages.fitting import fit
 from dcsft.stages.runtime import Runtime
 
@@ -150,14 +150,39 @@ def unlabelled(folder: Path, batch_size: int, steps: int, parts: str, clock: Clo
     return dcsft(folder, batch_size, steps, parts, clock, label=False)
 
 
-def trl(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> int:
-    """TRL's SFTTrainer as it comes; it logs every ten steps, we every step."""
-    from datasets import Dataset, Image, List
-    from peft import LoraConfig
-    from transformers import AutoModelForImageTextToText, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+def trl_arguments(out: str, steps: int, lr: float) -> dict[str, object]:
+    """What both of TRL's trainers are told: as ours, and nothing beside the training."""
+    return dict(
+        output_dir=out,
+        max_steps=steps,
+        learning_rate=lr,
+        adam_beta1=BETAS[0],
+        adam_beta2=BETAS[1],
+        weight_decay=WEIGHT_DECAY,
+        max_grad_norm=MAX_GRAD_NORM,
+        lr_scheduler_type="cosine",
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=10,
+        seed=0,
+    )
 
-    from dcsft.models.processors import load_processor
+
+def peft_lora(dropout: float, parts: str) -> object:
+    """The LoRA of `policy`, for a trainer that injects it itself."""
+    from peft import LoraConfig
+
+    others = None if parts == "all" else r".*visual.*"
+    targets = dict(target_modules="all-linear", exclude_modules=others)
+    return LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=dropout, **targets)
+
+
+def ticks(clock: Clock) -> object:
+    """The clock as a callback of transformers."""
+    from transformers import TrainerCallback
 
     class Ticks(TrainerCallback):
         def on_train_begin(self, *_: object, **__: object) -> None:
@@ -165,6 +190,17 @@ def trl(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> 
 
         def on_step_end(self, *_: object, **__: object) -> None:
             clock.step()
+
+    return Ticks()
+
+
+def trl(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> int:
+    """TRL's SFTTrainer as it comes; it logs every ten steps, we every step."""
+    from datasets import Dataset, Image, List
+    from transformers import AutoModelForImageTextToText
+    from trl import SFTConfig, SFTTrainer
+
+    from dcsft.models.processors import load_processor
 
     rows = [
         {
@@ -178,35 +214,15 @@ def trl(folder: Path, batch_size: int, steps: int, parts: str, clock: Clock) -> 
         trainer = SFTTrainer(
             model=AutoModelForImageTextToText.from_pretrained(folder / "model"),
             args=SFTConfig(
-                output_dir=out,
+                **trl_arguments(out, steps, LR),
                 per_device_train_batch_size=batch_size,
-                max_steps=steps,
-                learning_rate=LR,
-                adam_beta1=BETAS[0],
-                adam_beta2=BETAS[1],
-                weight_decay=WEIGHT_DECAY,
-                max_grad_norm=MAX_GRAD_NORM,
-                lr_scheduler_type="cosine",
                 max_length=None,
                 completion_only_loss=True,
-                gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=True,
-                report_to="none",
-                save_strategy="no",
-                logging_steps=10,
-                seed=0,
             ),
             train_dataset=Dataset.from_list(rows).cast_column("images", List(Image())),
             processing_class=load_processor(folder / "model"),
-            callbacks=[Ticks()],
-            peft_config=LoraConfig(
-                r=RANK,
-                lora_alpha=ALPHA,
-                lora_dropout=DROPOUT,
-                target_modules="all-linear",
-                exclude_modules=None if parts == "all" else r".*visual.*",
-            ),
+            callbacks=[ticks(clock)],
+            peft_config=peft_lora(DROPOUT, parts),
         )
         trainer.train()
     return num_trained(trainer.model)

@@ -38,7 +38,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 import dcsft.models
 from dcsft.models.processors import load_processor
-from dcsft.models.vlm import PARTS, VLM
+from dcsft.models.vlm import VLM
+from dcsft.records import PARTS
 from dcsft.seeding import stream
 
 MODEL = Path(dcsft.models.__file__).parent / "foundation"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from dcsft.records import PARTS
 from dcsft.schema import Launcher
 
 STAGES = (
@@ -15,7 +16,6 @@ STAGES = (
     *("train", "export", "evaluate", "report"),
 )
 ATTENTION = ("auto", "sdpa", "flash_attention_2", "eager")
-PARTS = ("llm", "vision", "merger")
 
 
 def _broken(rules: Iterable[tuple[bool, str]]) -> list[str]:
@@ -211,17 +211,17 @@ def engine_problems(cfg: DictConfig) -> list[str]:
     """What is wrong with the engine and with distillation, which needs a server."""
     engine, distill = cfg.engine, cfg.distill
     if engine.name != "server":
-        wrong = [
+        rules = [
             (cfg.stage != "distill", f"engine must be server with stage=distill, got {engine.name}; add engine=server"),
             (
                 engine.url is None,
                 f"engine.url must be null with engine={engine.name}, got {engine.url}; add engine=server",
             ),
         ]
-        return _broken(wrong)
+        return _broken(rules)
     stages = list(engine.stages)
     price = engine.usd_per_million_tokens
-    wrong = [
+    rules = [
         (
             re.match(r"https?://[^/\s]", engine.url or "") is not None,
             f"engine.url must begin with http:// or https://, got {engine.url}; set engine.url=http://HOST:PORT/v1",
@@ -266,12 +266,12 @@ def engine_problems(cfg: DictConfig) -> list[str]:
         (engine.parity_check >= 0, f"engine.parity_check must be 0 (off) or positive, got {engine.parity_check}"),
     ]
     for name in ("concurrency", "samples_per_request", "timeout_s", "patience_s", "backoff_s"):
-        wrong.append((engine[name] > 0, f"engine.{name} must be positive, got {engine[name]}"))
+        rules.append((engine[name] > 0, f"engine.{name} must be positive, got {engine[name]}"))
     for name in ("num_samples", "max_new_tokens"):
-        wrong.append(
+        rules.append(
             (distill[name] >= 1, f"distill.{name} must be at least 1, got {distill[name]}; see conf/config.yaml")
         )
-    return _broken(wrong)
+    return _broken(rules)
 
 
 def trainer_problems(cfg: DictConfig) -> list[str]:
@@ -279,7 +279,7 @@ def trainer_problems(cfg: DictConfig) -> list[str]:
     trainer = cfg.trainer
     name, strategy, timeout = trainer.name, trainer.strategy, trainer.timeout_min
     several = name == "multi_gpu"
-    wrong = [
+    rules = [
         (trainer.device in ("cpu", "cuda"), f"trainer.device must be cpu or cuda, got {trainer.device!r}"),
         (
             strategy in (None, "ddp", "fsdp"),
@@ -312,8 +312,8 @@ def trainer_problems(cfg: DictConfig) -> list[str]:
     ]
     for size in ("micro_batch_size", "generation_batch_size", "checkpoint_every"):
         usual = f"see conf/trainer/{name}.yaml"
-        wrong.append((trainer[size] >= 1, f"trainer.{size} must be at least 1, got {trainer[size]}; {usual}"))
-    return _broken(wrong)
+        rules.append((trainer[size] >= 1, f"trainer.{size} must be at least 1, got {trainer[size]}; {usual}"))
+    return _broken(rules)
 
 
 _OF_JOBS = {"dry_run", "gpus", "setup", "container", "python", "warning_s", "max_requeues"}

@@ -58,15 +58,19 @@ def nearest(name: str, options: list[str]) -> str:
     return f"the options are {', '.join(shown)}{' ...' if len(options) > _SHOWN else ''}"
 
 
+def named_values(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """All values by their dotted names, inner nodes included, each before what is in it."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found[prefix + key] = value
+        if isinstance(value, dict):
+            found |= named_values(value, f"{prefix}{key}.")
+    return found
+
+
 def leaf_names(cfg: DictConfig) -> list[str]:
     """Dotted names of all keys, inner ones included."""
-
-    def walk(node: Any, prefix: str) -> list[str]:
-        if not isinstance(node, dict):
-            return []
-        return [found for key, value in node.items() for found in (prefix + key, *walk(value, f"{prefix}{key}."))]
-
-    return walk(OmegaConf.to_container(cfg, resolve=False), "")
+    return list(named_values(OmegaConf.to_container(cfg, resolve=False)))
 
 
 def import_target(path: str) -> type:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 Difficulty = Literal["easy", "medium", "hard"]
 DIFFICULTIES: tuple[Difficulty, ...] = ("easy", "medium", "hard")
+Part = Literal["llm", "vision", "merger"]
+PARTS: tuple[Part, ...] = ("llm", "vision", "merger")
+"""What can be tuned: the language model, the vision tower, and the merger that joins them."""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 
 from dcsft.data.batches import Batches
 from dcsft.models.render import tokenize_answer
-from dcsft.models.vlm import PARTS, VLM
+from dcsft.models.vlm import VLM
 from dcsft.module import PostTraining, Schedule
 from dcsft.paradigms.paradigm import Item, Setting
 from dcsft.paradigms.sft import SFT
-from dcsft.records import DIFFICULTIES, Message
+from dcsft.records import DIFFICULTIES, PARTS, Message
 
 Metrics = dict[str, float]
 SETTING = Setting(None, {}, (), None, 8, "tree", 8, 0)  # SFT asks no judge

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from dcsft.artefacts import write_json
 from dcsft.launch.jobs import SUPERVISED, Job
-from dcsft.launch.scheduler import Queued, Scheduler
+from dcsft.launch.scheduler import Queued, Scheduler, is_live
 from dcsft.stopping import EXIT_CODE
 
 _POLL_S = 0.2
@@ -201,7 +201,7 @@ class Supervisor:
         theirs = Local({}, self.path.parents[2]).queue() if set(job.needs) - set(self.jobs) else {}
         for name in job.needs:
             folder = job.folder.parent / name
-            live = self.states[name] != "ended" if name in self.states else folder in theirs and theirs[folder].live
+            live = self.states[name] != "ended" if name in self.states else is_live(folder, theirs)
             if live:
                 return False
             if job.stages and not Job.load(folder).done:

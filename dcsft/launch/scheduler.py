@@ -33,6 +33,11 @@ class Queued:
         return self.state != "ended"
 
 
+def is_live(folder: Path, queue: Mapping[Path, Queued]) -> bool:
+    """Whether the job of a folder is queued or running."""
+    return folder in queue and queue[folder].live
+
+
 class Scheduler(ABC):
     """Runs jobs when what they need is there.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcsft.launch.jobs import LOG, Job
-from dcsft.launch.scheduler import Queued, Scheduler, output_of
+from dcsft.launch.scheduler import Queued, Scheduler, is_live, output_of
 from dcsft.stopping import EXIT_CODE
 
 _RUNNING = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED", "SIGNALING", "STAGE_OUT")
@@ -95,6 +95,6 @@ class Slurm(Scheduler):
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         queue = self.queue()
-        ids = [queue[job.folder].id for job in jobs if job.folder in queue and queue[job.folder].live]
+        ids = [queue[job.folder].id for job in jobs if is_live(job.folder, queue)]
         if ids:
             output_of(["scancel", *ids], "the cancelling must be accepted by SLURM")

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dcsft.artefacts import locked, write_json
 from dcsft.launch.jobs import Job
-from dcsft.launch.scheduler import Queued, Scheduler, last_line
+from dcsft.launch.scheduler import Queued, Scheduler, is_live, last_line
 from dcsft.launch.submit import SUBMISSION, scheduler_of
 from dcsft.stages.progress import FILE
 
@@ -86,11 +86,6 @@ def state_of(job: Job, queue: Mapping[Path, Queued], others: Mapping[str, Job]) 
     return "failed", f"{said} ({job.log})"
 
 
-def _live(folder: Path, queue: Mapping[Path, Queued]) -> bool:
-    """Whether a job is queued or running."""
-    return folder in queue and queue[folder].live
-
-
 @dataclass(frozen=True)
 class Sweep:
     """A submitted sweep.
@@ -131,7 +126,7 @@ class Sweep:
         """Queue again, as they were frozen, the jobs that are missing or have failed; returns how many."""
         with self._changing(cancelled=False):
             queue = self.scheduler.queue()
-            again = [job for job in self.jobs if not job.done and not _live(job.folder, queue)]
+            again = [job for job in self.jobs if not job.done and not is_live(job.folder, queue)]
             if again:
                 self.scheduler.submit(again)
         return len(again)
@@ -144,12 +139,12 @@ class Sweep:
         """
         with self._changing(cancelled=True):
             queue = self.scheduler.queue()
-            live = {job.name: job for job in self.jobs if _live(job.folder, queue)}
+            live = {job.name: job for job in self.jobs if is_live(job.folder, queue)}
             kept: dict[str, list[str]] = {}
             for path in sorted(set(self.path.parent.glob("*.json")) - {self.path}):
                 other = json.loads(path.read_text())
                 folders = [self.path.parents[1] / "jobs" / name for name in other["cells"]]
-                if not other.get("cancelled") and any(_live(folder, queue) for folder in folders):
+                if not other.get("cancelled") and any(is_live(folder, queue) for folder in folders):
                     kept[path.stem] = [name for name in other["jobs"] if name in live]
             shared = {name for names in kept.values() for name in names}
             self.scheduler.cancel([job for name, job in live.items() if name not in shared])

@@ -18,7 +18,7 @@ from dcsft.artefacts import locked, write_json
 from dcsft.config import CONF
 from dcsft.launch.jobs import CONFIG, REPORT, Job, freeze, jobs_of, report_job
 from dcsft.launch.local import Local
-from dcsft.launch.scheduler import Scheduler
+from dcsft.launch.scheduler import Scheduler, is_live
 from dcsft.launch.slurm import Slurm
 from dcsft.stages.plan import plain
 
@@ -98,7 +98,7 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
     (outputs / "jobs").mkdir(parents=True, exist_ok=True)
     with locked(outputs / "jobs" / SUBMISSION):  # two submissions do not queue one job twice
         queue = scheduler.queue()
-        live = {job.name for job in jobs if job.folder in queue and queue[job.folder].live}
+        live = {job.name for job in jobs if is_live(job.folder, queue)}
         cells_missing = [job for job in jobs if job.stages and not job.done and job.name not in live]
         missing = [job for job in jobs if job in cells_missing or (not job.stages and _due(job, jobs, live))]
         if missing:

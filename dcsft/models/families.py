@@ -6,9 +6,7 @@ A new family is a row here, a yaml in conf/model/ and a miniature in tests/minia
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["llm", "vision", "merger"]
-PARTS: tuple[Part, ...] = ("llm", "vision", "merger")
-"""What can be tuned: the language model, the vision tower, and the merger that joins them."""
+from dcsft.records import Part
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dcsft.models.attention import attention_of
 from dcsft.models.contract import contract_of, read
-from dcsft.models.families import PARTS, family_of
+from dcsft.models.families import family_of
 from dcsft.models.flops import Meter
 from dcsft.models.processors import limit_pictures, load_processor
 from dcsft.models.vision import encode_pictures
-
-__all__ = ["PARTS", "VLM"]
 
 
 class VLM:

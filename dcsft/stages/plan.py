@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dcsft.artefacts import Artefact
-from dcsft.config import build
+from dcsft.config import build, named_values
 from dcsft.records import Difficulty
 from dcsft.tasks.imagenet_release import released_difficulties
 from dcsft.tasks.task import Task, require_counts
@@ -278,14 +278,16 @@ def told_apart(cells: Sequence[DictConfig]) -> list[str]:
     Raises:
         ValueError: two cells have the same name and the same seed.
     """
-    arms, leaves = [arm_name(cfg) for cfg in cells], [_leaves(plain(cfg)) for cfg in cells]
-    names = []
-    for arm, own in zip(arms, leaves, strict=True):
-        alike = [other for name, other in zip(arms, leaves, strict=True) if name == arm]
-        varied = [key for key in own if _varies(key, alike)]
-        chosen = {key.removesuffix(".name") for key in varied if key.endswith(".name")}
-        said = [key for key in varied if key.endswith(".name") or key.split(".")[0] not in chosen]
-        names.append(", ".join([arm, *(f"{key.removesuffix('.name')}={own[key]}" for key in said)]))
+    alike: dict[str, list[dict[str, Any]]] = {}
+    values = [named_values(plain(cfg)) for cfg in cells]
+    arms = [arm_name(cfg) for cfg in cells]
+    for arm, own in zip(arms, values, strict=True):
+        alike.setdefault(arm, []).append(own)
+    varied = {arm: _varied(group) for arm, group in alike.items()}
+    names = [
+        ", ".join([arm, *(f"{key.removesuffix('.name')}={own[key]}" for key in varied[arm] if key in own)])
+        for arm, own in zip(arms, values, strict=True)
+    ]
     found: set[tuple[str, int]] = set()
     for name, cfg in zip(names, cells, strict=True):
         if (name, cfg.seed) in found:
@@ -294,20 +296,22 @@ def told_apart(cells: Sequence[DictConfig]) -> list[str]:
     return names
 
 
-def _varies(key: str, cells: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a knob makes cells different experiments, and not only different seeds of one."""
-    above = {key.rsplit(".", level)[0] for level in range(key.count(".") + 1)}
-    if above & set(NOT_KEYED) and not (key.endswith(".name") and key.split(".")[0] not in NOT_KEYED):
-        return False
-    return len({str(cell.get(key)) for cell in cells}) > 1 and any(cell.get(key) != cell["seed"] for cell in cells)
+def _varied(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The knobs that make cells different experiments, and not only different seeds of one.
 
+    Where another yaml was chosen, its name alone.
+    """
 
-def _leaves(node: Any, place: str = "") -> dict[str, Any]:
-    """Values by their dotted names; a list is a value."""
-    if not isinstance(node, dict):
-        return {place: node}
-    inner = (_leaves(value, f"{place}.{key}".lstrip(".")) for key, value in node.items())
-    return {key: value for part in inner for key, value in part.items()}
+    def varies(key: str) -> bool:
+        above = {key.rsplit(".", level)[0] for level in range(key.count(".") + 1)}
+        if above & set(NOT_KEYED) and not (key.endswith(".name") and key.split(".")[0] not in NOT_KEYED):
+            return False
+        return len({str(cell.get(key)) for cell in cells}) > 1 and any(cell.get(key) != cell["seed"] for cell in cells)
+
+    keys = dict.fromkeys(key for cell in cells for key, value in cell.items() if not isinstance(value, dict))
+    found = [key for key in keys if varies(key)]
+    chosen = {key.removesuffix(".name") for key in found if key.endswith(".name")}
+    return [key for key in found if key.endswith(".name") or key.split(".")[0] not in chosen]
 
 
 def arm_slug(cfg: DictConfig) -> str:

@@ -13,12 +13,12 @@ from torch import Tensor
 from dcsft.generation.engine import Request, Sampling
 from dcsft.generation.shared_prefix import SharedPrefix
 from dcsft.models.completion_logps import LONG_TOKENS, completion_logps
-from dcsft.models.families import FAMILIES, PARTS
+from dcsft.models.families import FAMILIES
 from dcsft.models.render import append_completions, completion_logits, render_prompts, tokenize_answer
 from dcsft.models.vlm import VLM
 from dcsft.paradigms.paradigm import Item
 from dcsft.paradigms.sft import SFT
-from dcsft.records import Message, Picture
+from dcsft.records import PARTS, Message, Picture
 
 GOLDEN = Path(__file__).parent.parent / "references" / "family_logits.json"
 ANSWERS = ("house", "It is a goldfish", "a", "hot dog tree house")

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from transformers.utils import is_flash_attn_2_available
 
 from dcsft.models.attention import attention_of
-from dcsft.models.families import FAMILIES, PARTS
+from dcsft.models.families import FAMILIES
 from dcsft.models.render import tokenize_answer
 from dcsft.models.vlm import VLM
 from dcsft.module import PostTraining, Schedule
 from dcsft.paradigms.paradigm import Item
 from dcsft.paradigms.sft import SFT
+from dcsft.records import PARTS
 from dcsft.stages.fitting import fit
 
 

@@ -12,7 +12,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
 from dcsft.models.render import append_completions, completion_logits, render_prompts, tokenize_answer
-from dcsft.models.vlm import PARTS, VLM
+from dcsft.models.vlm import VLM
+from dcsft.records import PARTS
 from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
 # Linear layers by hand. Language model: 2 layers x (q, k, v, o + gate, up, down). Vision: 2 blocks x (qkv, proj + the

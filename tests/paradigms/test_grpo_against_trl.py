@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from dcsft.losses.policy_gradient import aggregate, clipped_surrogate, group_advantage, importance_ratio, k3
 from dcsft.models.completion_logps import completion_logps
 from dcsft.models.render import render_prompts
-from dcsft.models.vlm import PARTS, VLM
+from dcsft.models.vlm import VLM
 from dcsft.paradigms.grpo import GRPO, Group
 from dcsft.paradigms.paradigm import Item
-from dcsft.records import Completion, Message, Picture
+from dcsft.records import PARTS, Completion, Message, Picture
 from dcsft.seeding import stream
 from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 
