@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
-from dcsft.models.pretrain import Phase, pretrain_detection, pretrain_language, pretrain_vision
+from dcsft.models.pretrain import Gaze, Lesson, Phase, pretrain_detection, pretrain_language, pretrain_vision
 from dcsft.models.tiny import build_model, build_processor, build_tokenizer
 from dcsft.models.vlm import VLM
 from dcsft.stages.runtime import Ledger, Runtime
@@ -63,11 +64,11 @@ def _icons(training: _Training) -> VLM:
     pretrain_vision(vlm.model, vlm.processor, pictures, numbers, end, training.vision, seed, *told)
     alias_probability = mix.alias_probability()
 
-    def caption(row: int, rng: np.random.Generator) -> tuple[str, str]:
+    def lesson(row: int, rng: np.random.Generator) -> Lesson:
         number = int(numbers[row])
-        return mix.question(number, rng), mix.caption(number, rng, alias_probability)
+        return Lesson(mix.question(number, rng), mix.caption(number, rng, alias_probability))
 
-    pretrain_language(vlm, pictures, caption, training.language, seed, *told)
+    pretrain_language(vlm, pictures, lesson, training.language, seed, *told)
     return vlm
 
 
@@ -78,17 +79,28 @@ def _scenes(training: _Training) -> VLM:
     pictures, labels, edges = training.collect(pool, mix.num_pictures)
     vlm = training.build([*scene_mix.corpus(mix, CORPUS), *_TEMPLATE_WORDS * 30])
     told = (training.folder, training.progress)
-    pretrain_detection(
-        vlm.model, vlm.processor, pictures, labels, edges, scene_mix.NUM_LABELS, training.vision, seed, *told
-    )
+    words = [[_token_of(vlm.processor.tokenizer, name) for name in names] for names in scene_mix.ATTRIBUTES]
+    pretrain_detection(vlm.model, vlm.processor, pictures, labels, edges, words, training.vision, seed, *told)
 
     scenes = [mix.layout(index) for index in range(mix.num_pictures)]
 
-    def caption(row: int, rng: np.random.Generator) -> tuple[str, str]:
-        return mix.ask(scenes[row], rng)
+    def lesson(row: int, rng: np.random.Generator) -> Lesson:
+        question, answer, icon = mix.ask(scenes[row], rng)
+        return Lesson(question, answer, None if icon is None else scene_mix.tokens_of(icon))
 
-    pretrain_language(vlm, pictures, caption, training.language, seed, *told)
+    pretrain_language(vlm, pictures, lesson, training.language, seed, *told, Gaze(words, labels))
     return vlm
+
+
+def _token_of(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+    """The token of a word inside a sentence."""
+    ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise ValueError(
+            f"model.foundation.vocab_size must be large enough for {word!r} to be one token, got {len(tokenizer)}; "
+            "raise it"
+        )
+    return ids[0]
 
 
 _WORLDS = {"icons": _icons, "scenes": _scenes}

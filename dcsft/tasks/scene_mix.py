@@ -13,14 +13,15 @@ from dcsft.boxes import Box, Frame
 from dcsft.seeding import stream
 from dcsft.tasks.phrases import draw_phrase
 from dcsft.tasks.quizzes import draw_quiz
-from dcsft.tasks.scenes import COLOURS, SCENE_PX, USES, Scene, SceneStyle, draw_layout, draw_scene, style_of
+from dcsft.tasks.scenes import COLOURS, SCENE_PX, USES, Icon, Scene, SceneStyle, draw_layout, draw_scene, style_of
 
 PHRASE_TEMPLATES = ("Find {phrase}.", "Where is {phrase}? Answer with its box.")
 QUIZ_TEMPLATES = ("{question}", "{question} Answer with a letter.")
 """The benchmarks' own are the last, one in four."""
-NUM_LABELS = (len(USES) + 1, len(COLOURS) + 1)
-"""Of what can be at an image token: classes and colours, with nothing as the last."""
+ATTRIBUTES = (tuple(USES), tuple(COLOURS))
+"""What can be said of an icon: its class and its colour."""
 _TOKEN_PX = 28
+_SHOWN = 0.2  # the least share of an icon that counts as shown
 
 
 @dataclass(frozen=True)
@@ -53,43 +54,51 @@ class SceneMix:
         """Scene `index` of the pool."""
         return draw_layout(stream("scenes", "layout", self.seed, index), tuple(USES), self.num_icons, self.seen)
 
-    def ask(self, scene: Scene, rng: Generator) -> tuple[str, str]:
-        """A question on a scene and its answer."""
+    def ask(self, scene: Scene, rng: Generator) -> tuple[str, str, Icon | None]:
+        """A question on a scene, its answer, and the icon that it asks for, if it asks for one."""
         while True:
             own = int(rng.random() < 0.25)
             if rng.random() < self.quizzes:
                 quiz = draw_quiz(rng, scene, _one_of(rng, self.kinds))
                 if quiz is not None:
-                    return quiz.text(QUIZ_TEMPLATES[own]), quiz.letter
+                    return quiz.text(QUIZ_TEMPLATES[own]), quiz.letter, None
             else:
                 found = draw_phrase(rng, scene, _one_of(rng, self.forms))
                 if found is not None:
                     phrase, icon = found
                     box = Box(*icon.corners, Frame(SCENE_PX, SCENE_PX)).whole()
-                    return PHRASE_TEMPLATES[own].replace("{phrase}", phrase.text), box
+                    return PHRASE_TEMPLATES[own].replace("{phrase}", phrase.text), box, icon
 
 
 def _one_of(rng: Generator, shares: Mapping[str, float]) -> str:
     return list(shares)[int(rng.choice(len(shares), p=[*shares.values()]))]
 
 
+def _shares(icon: Icon) -> NDArray[np.float64]:
+    """How much of the icon each image token shows [rows, columns]."""
+    x1, y1, x2, y2 = icon.corners
+    starts = np.arange(SCENE_PX // _TOKEN_PX) * _TOKEN_PX
+    across = np.clip(np.minimum(x2, starts + _TOKEN_PX) - np.maximum(x1, starts), 0, None)
+    down = np.clip(np.minimum(y2, starts + _TOKEN_PX) - np.maximum(y1, starts), 0, None)
+    return down[:, None] * across[None] / ((x2 - x1) * (y2 - y1))
+
+
+def tokens_of(icon: Icon) -> NDArray[np.bool_]:
+    """The image tokens that show the icon, a fifth of it at least, row by row [tokens]."""
+    return (_shares(icon) > _SHOWN).ravel()
+
+
 def token_labels(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """For each image token of the scene, row by row: the class and the colour of the icon that covers most of it (the
-    last number: none) [tokens, 2], and the icon's edges from the token's centre, in tokens [tokens, 4]."""
+    last number: none) [tokens, 2], and the icon's edges from the middle of the scene, in tokens [tokens, 4]."""
     side = SCENE_PX // _TOKEN_PX
-    labels = np.full((side, side, 2), (len(USES), len(COLOURS)), np.int64)
-    edges, most = np.zeros((side, side, 4), np.float32), np.full((side, side), 0.2)
+    labels = np.full((side, side, 2), [len(values) for values in ATTRIBUTES], np.int64)
+    edges, most = np.zeros((side, side, 4), np.float32), np.full((side, side), _SHOWN)
     for icon in scene:
-        x1, y1, x2, y2 = icon.corners
-        starts = np.arange(side) * _TOKEN_PX
-        across = np.clip(np.minimum(x2, starts + _TOKEN_PX) - np.maximum(x1, starts), 0, None)
-        down = np.clip(np.minimum(y2, starts + _TOKEN_PX) - np.maximum(y1, starts), 0, None)
-        share = down[:, None] * across[None] / ((x2 - x1) * (y2 - y1))
+        share = _shares(icon)
         here = share > most
-        labels[here] = (list(USES).index(icon.name), list(COLOURS).index(icon.colour))
-        centres = starts + _TOKEN_PX / 2
-        cx, cy = np.broadcast_to(centres[None], (side, side)), np.broadcast_to(centres[:, None], (side, side))
-        edges[here] = np.stack([x1 - cx, y1 - cy, x2 - cx, y2 - cy], -1)[here] / _TOKEN_PX
+        labels[here] = [values.index(value) for values, value in zip(ATTRIBUTES, (icon.name, icon.colour), strict=True)]
+        edges[here] = (np.array(icon.corners) - SCENE_PX / 2) / _TOKEN_PX
         most = np.maximum(most, share)
     return labels.reshape(-1, 2), edges.reshape(-1, 4)
 

@@ -14,13 +14,17 @@ from dcsft.boxes import Corners
 from dcsft.tasks.drawing import Array, blend, blur, stencil, to_pixels
 from dcsft.tasks.icons import icon_classes
 
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """Raised whenever a change to the drawing code changes a pixel or a layout."""
 SCENE_PX = 112
 """Side of every scene: 4 x 4 image tokens of the tiny model."""
 _CELLS = 3  # a side; an icon stays within its cell, so icons never overlap
 MOST_ICONS = _CELLS**2
 _TURNS = (-12, -6, 0, 6, 12)  # degrees
+_RAMP = np.linspace(0, 0.3, SCENE_PX)
+_LIGHT = np.stack(np.broadcast_arrays(_RAMP, 0.15, _RAMP[:, None]), -1)
+"""Redder to the right, bluer downwards. Qwen's towers have rotary positions alone, which tell two tokens how far apart
+they are; where in the picture a token is, so small a model can know only from what the token shows."""
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.10, 0.10),
@@ -162,7 +166,7 @@ def _stamp(canvas: Array, mask: Array, x: int, y: int, paint: Array) -> None:
 
 def draw_scene(scene: Scene, rng: Generator, style: SceneStyle) -> NDArray[np.uint8]:
     """Pixels [SCENE_PX, SCENE_PX, 3] of a layout; the generator draws colours and nuisances alone."""
-    canvas = (0.72 + 0.1 * rng.random(3) + 0.18 * _coarse(rng, 4)).astype(np.float32)
+    canvas = (0.6 + 0.1 * rng.random(3) + _LIGHT + 0.06 * _coarse(rng, 4)).astype(np.float32)
     if rng.random() < style.clutter:
         for _ in range(rng.integers(2, 5)):
             x, y = rng.integers(0, SCENE_PX - 14, 2)

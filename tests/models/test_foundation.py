@@ -13,14 +13,14 @@ from hydra.core.global_hydra import GlobalHydra
 
 from dcsft.config import CONF, register
 from dcsft.models import pretrain
-from dcsft.models.pretrain import Phase, pretrain_detection, pretrain_language, pretrain_vision
+from dcsft.models.pretrain import Gaze, Lesson, Phase, pretrain_detection, pretrain_language, pretrain_vision
 from dcsft.models.tiny import build_model, build_processor, build_tokenizer
 from dcsft.models.vlm import VLM
 from dcsft.stages.foundation import CORPUS
 from dcsft.stages.plan import SHIPPED_FOUNDATION as FOUNDATION
 from dcsft.stages.plan import foundation_recipe, shipped_foundation
 from dcsft.tasks.foundation_mix import DIGIT_QUESTION, ICON_QUESTION, QUESTIONS, Mix, draw_picture
-from dcsft.tasks.scene_mix import NUM_LABELS, SceneMix, corpus, draw_pool
+from dcsft.tasks.scene_mix import SceneMix, corpus, draw_pool, tokens_of
 from dcsft.tasks.scenes import COLOURS, USES
 
 SIZES = dict(hidden_size=48, num_layers=1, num_heads=4, vision_hidden_size=32, vision_depth=2)
@@ -117,10 +117,10 @@ def _train(pool: tuple[Mix, np.ndarray, np.ndarray], folder: Path, progress: Cal
     pretrain_vision(vlm.model, vlm.processor, pictures, numbers, len(mix.names), PHASE, 0, folder, progress)
     alias = mix.alias_probability()
 
-    def caption(row: int, rng: np.random.Generator) -> tuple[str, str]:
-        return mix.question(int(numbers[row]), rng), mix.caption(int(numbers[row]), rng, alias)
+    def lesson(row: int, rng: np.random.Generator) -> Lesson:
+        return Lesson(mix.question(int(numbers[row]), rng), mix.caption(int(numbers[row]), rng, alias))
 
-    pretrain_language(vlm, pictures, caption, PHASE, 0, folder, progress)
+    pretrain_language(vlm, pictures, lesson, PHASE, 0, folder, progress)
     return vlm
 
 
@@ -151,27 +151,74 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert [name for name in undisturbed if not torch.equal(undisturbed[name], resumed[name])] == []
 
 
-def _train_scenes(folder: Path, progress: Callable = _progress) -> dict[str, torch.Tensor]:
-    """The vision phase on scenes, small."""
+WORDS = [range(20), range(20, 26)]
+"""Token numbers of classes and colours; which ones is all the same to the training."""
+
+
+def _train_scenes(folder: Path, progress: Callable = _progress) -> VLM:
+    """What dcsft.stages.foundation does with scenes, small."""
     style = dict(sizes_px=(20, 36), repeats=0.3, clutter=0.3, blur=0.2, noise=0.05)
     mix = SceneMix(12, (2, 4), style, 0.5, {"noun": 1.0}, {"count": 1.0}, seed=0)
     ((pictures, labels, edges),) = draw_pool(mix, num_processes=1)
     tokenizer = build_tokenizer(corpus(mix, 20), 320)
-    model, processor = build_model(tokenizer, 0, **SIZES), build_processor(tokenizer, 12544, 12544)
+    vlm = VLM(build_model(tokenizer, 0, **SIZES | {"num_layers": 3}), build_processor(tokenizer, 12544, 12544))
     folder.mkdir(exist_ok=True)
-    pretrain_detection(model, processor, pictures, labels, edges, NUM_LABELS, PHASE, 0, folder, progress)
-    return model.state_dict()
+    pretrain_detection(vlm.model, vlm.processor, pictures, labels, edges, WORDS, PHASE, 0, folder, progress)
+
+    def lesson(row: int, rng: np.random.Generator) -> Lesson:
+        question, answer, icon = mix.ask(mix.layout(row), rng)
+        return Lesson(question, answer, None if icon is None else tokens_of(icon))
+
+    pretrain_language(vlm, pictures, lesson, PHASE, 0, folder, progress, Gaze(WORDS, labels))
+    return vlm
 
 
+@pytest.fixture(scope="module")
+def undisturbed_scenes(tmp_path_factory: pytest.TempPathFactory) -> VLM:
+    return _train_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.mark.parametrize("killed_at", [("vision", 4), ("language", 0), ("language", 4)])
 def test_a_killed_training_on_scenes_goes_on_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed_scenes: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: tuple[str, int]
 ) -> None:
-    undisturbed = _train_scenes(tmp_path / "undisturbed")
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
     with pytest.raises(KeyboardInterrupt):
-        _train_scenes(tmp_path / "killed", _killed_at(("vision", 4)))
-    resumed = _train_scenes(tmp_path / "killed")
+        _train_scenes(tmp_path, _killed_at(killed_at))
+    undisturbed, resumed = undisturbed_scenes.model.state_dict(), _train_scenes(tmp_path).model.state_dict()
     assert [name for name in undisturbed if not torch.equal(undisturbed[name], resumed[name])] == []
+
+
+def test_attention_is_as_before_once_it_needs_no_guide(undisturbed_scenes: VLM) -> None:
+    assert undisturbed_scenes.language_model.config._attn_implementation == "sdpa"
+
+
+def test_words_begin_as_vectors_of_what_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of classes and colours come from the vision phase, as large as the pictures' features will be."""
+    begun: list[torch.Tensor] = []
+
+    def instead(vlm: VLM, *rest: object) -> None:
+        begun.append(vlm.model.get_input_embeddings().weight.detach())
+
+    monkeypatch.setitem(globals(), "pretrain_language", instead)
+    _train_scenes(tmp_path)
+    assert float(begun[0][:26].std()) == pytest.approx(0.3, rel=1e-5)
+    assert float(begun[0][26:].std()) < 0.03  # untouched
+
+
+def test_the_loss_of_where_attention_goes_by_hand() -> None:
+    # One picture of two tokens, at positions 1 and 2; then the word "star" (token 7), a last prompt token, an answer.
+    ids = torch.tensor([[1, 5, 5, 7, 2, 9]])
+    labels = np.array([[[0], [1]]])  # the first token shows the star, the second something else
+    first_layer, answers_layer = torch.zeros(1, 2, 6, 6), torch.zeros(1, 2, 6, 6)
+    first_layer[0, 0, 3] = torch.tensor([0.3, 0.5, 0.1, 0.1, 0.0, 0.0])  # what "star" looks at
+    answers_layer[0, 0, 4] = torch.tensor([0.2, 0.1, 0.25, 0.25, 0.2, 0.0])  # what predicts the answer looks at
+    gaze = Gaze([[7, 8]], labels, layer=1)
+    given = ([first_layer, answers_layer], ids, torch.tensor([1]), [0])
+    answers = torch.tensor([[True]])
+    both = gaze.loss(*given, [np.array([False, True])], answers)
+    assert float(both) == pytest.approx(-np.log(0.5) - np.log(0.25), rel=1e-4)
+    assert float(gaze.loss(*given, [None], answers)) == pytest.approx(-np.log(0.5), rel=1e-4)
 
 
 def test_the_learning_rate_by_hand() -> None:

@@ -9,7 +9,7 @@ import pytest
 from dcsft.boxes import first_corners
 from dcsft.seeding import stream
 from dcsft.tasks.phrases import FORMS, Phrase, draw_phrase
-from dcsft.tasks.scene_mix import token_labels
+from dcsft.tasks.scene_mix import token_labels, tokens_of
 from dcsft.tasks.scene_task import SceneTask
 from dcsft.tasks.scenes import (
     COLOURS,
@@ -251,8 +251,9 @@ def test_what_is_at_each_image_token_by_hand() -> None:
     assert colours[0, 0] == list(COLOURS).index("red")
     assert colours[3, 3] == list(COLOURS).index("blue")
     assert colours[1, 1] == len(COLOURS)
-    assert edges[0] * 28 == pytest.approx([-12, -10, 12, 10])  # from the centre (14, 14)
-    assert edges[10] * 28 == pytest.approx([4, 4, 24, 24])  # token (2, 2) has the centre (70, 70)
+    assert edges[0] * 28 == pytest.approx([-54, -52, -30, -32])  # from the middle of the scene, (56, 56)
+    assert edges[10] * 28 == pytest.approx([18, 18, 38, 38])
+    assert tokens_of(cat).nonzero()[0].tolist() == [10, 11, 14, 15]
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
