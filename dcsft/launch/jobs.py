@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcsft.artefacts import Artefact, Store, write_json
 from dcsft.checks import STAGES
-from dcsft.stages.cells import cell_title, leaves, planned, wanted
-from dcsft.stages.plan import run_name
+from dcsft.stages.cells import leaves, planned, wanted
+from dcsft.stages.plan import run_name, told_apart
 
 CONFIG, RECORD, SCRIPT, LOG, REPORT = "config.yaml", "job.json", "job.sh", "log.txt", "report.json"
 SUPERVISED = "DCSFT_SUPERVISED"
@@ -151,7 +151,7 @@ def jobs_of(cells: Sequence[DictConfig], outputs: Path) -> tuple[list[tuple[Job,
         ValueError: a configuration cannot be run, or two cells are the same experiment.
     """
     plans = [artefacts for _, artefacts in planned(cells)]
-    groups = _groups(cells, plans)
+    groups, names = _groups(cells, plans), told_apart(cells)
     store = Store(outputs / "store", print)
     jobs = []
     for group in groups:
@@ -160,7 +160,7 @@ def jobs_of(cells: Sequence[DictConfig], outputs: Path) -> tuple[list[tuple[Job,
         done = [store.folder(artefact) / "DONE" for artefact in group.artefacts.values()]
         job = Job(
             folder=outputs / "jobs" / group.name,
-            title=_title(cfg, group),
+            title=_title(cfg, group, names),
             stages=group.stages,
             needs=tuple(other.name for other in groups if group.needs(other)),
             outcomes=(*done, *(outputs / path for path in group.left)),
@@ -178,10 +178,10 @@ def _last(number: int, stage: str, groups: Sequence[_Group]) -> _Group:
     return next(group for group in reversed(theirs) if group.left or stage in group.artefacts)
 
 
-def _title(cfg: DictConfig, group: _Group) -> str:
-    """What people call a job."""
+def _title(cfg: DictConfig, group: _Group, names: Sequence[str]) -> str:
+    """What people call a job; `names` tell the cells of the sweep apart."""
     if len(group.cells) == 1:
-        return cell_title(cfg)
+        return f"{names[group.cells[0]]}, seed {cfg.seed}"
     seed = cfg.seeds[group.stage if group.stage in ("cold_start", "label", "train") else "data"]
     return f"{', '.join(group.stages).replace('_', ' ')} of {len(group.cells)} cells, seed {seed}"
 

@@ -55,6 +55,7 @@ def test_what_all_cells_of_a_seed_need_is_one_job_before_them(tmp_path):
 def test_three_training_seeds_share_one_labelling(tmp_path):
     planned = jobs(tmp_path, "table2", "seed=0", "arm=sft", "seeds.train=0,1,2")
     assert [job.stages for job in planned] == [("cold_start", "label"), *[("train", "evaluate")] * 3]
+    assert [job.title for job in planned[1:]] == [f"SFT, seeds.train={seed}, seed 0" for seed in (0, 1, 2)]
 
 
 def test_a_single_cell_is_a_single_job(tmp_path):
