@@ -55,7 +55,7 @@ def run(folder: Path, vlm: VLM, task: Task, sampling: Sampling, runtime: Runtime
         for start, shard in shards.items():
             some = examples[start : start + _SHARD]
             if start in missing:
-                stopping.pause_point()
+                stopping.pause_point(ranks.agreed)
                 groups = rollouts(task, engine, some, 1, sampling, ranks)
                 rows = [score_row(example, group[0]) for example, group in zip(some, groups, strict=True)]
                 if ranks.first:

@@ -99,7 +99,7 @@ def run(folder: Path, vlm: VLM, task: Task, num_samples: int, sampling: Sampling
         for start in starts:
             some = examples[start : start + _SHARD]
             if start in missing:
-                stopping.pause_point()
+                stopping.pause_point(ranks.agreed)
                 groups = rollouts(task, engine, some, num_samples, sampling, ranks)
                 if ranks.first:
                     rows = [rollout_row(rollout) for group in groups for rollout in group]

@@ -21,7 +21,7 @@ from dcsft import stopping
 from dcsft.config import CONF
 from dcsft.stages.bodies import Job, OnStep
 from dcsft.stages.fitting import METRICS
-from dcsft.stages.worker import log_of, said_by
+from dcsft.stages.worker import SAVED, log_of, said_by
 
 WORKERS = ".workers"
 """Ends the name of the folder of what workers say, beside the stage's; it stays where they failed."""
@@ -46,20 +46,19 @@ def compute_with_workers(job: Job, on_step: OnStep) -> None:
     folder.mkdir()
     job.save(folder / "job.json")
     command = [*_agent(num_devices, trainer.num_nodes), "-m", "dcsft.stages.worker", str(folder / "job.json")]
-    heeds = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited: a scheduler's warning is for us, not for them
     with (folder / "torchrun.log").open("w") as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # closed by our death: see worker.py
-            stderr=errors,
-            env=_environment(num_devices, trainer.threads),
-            start_new_session=True,  # Ctrl-C comes to us, and from us to them
-        )
-        signal.signal(signal.SIGUSR2, heeds)
+        with stopping.kept_from_children():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # closed by our death: see worker.py
+                stderr=errors,
+                env=_environment(num_devices, trainer.threads),
+                start_new_session=True,  # Ctrl-C comes to us, and from us to them
+            )
         told = 0
         try:
             while process.poll() is None:
-                stopping.pause_point()  # what they have not saved is done again
+                stopping.pass_on(folder)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_LOOK_S)
                 told = _tell(job.folder / METRICS, told, on_step)
@@ -67,7 +66,10 @@ def compute_with_workers(job: Job, on_step: OnStep) -> None:
             _end(process)
     if process.returncode:
         raise _failure(folder, process.returncode)
+    stopped = (folder / SAVED).exists()
     shutil.rmtree(folder)
+    if stopped:
+        raise KeyboardInterrupt
 
 
 def _num_gpus(wanted: int | None) -> int:
@@ -104,7 +106,10 @@ def _agent(num_devices: int, num_nodes: int) -> Sequence[str]:
 def _environment(num_devices: int, threads: int | None) -> Mapping[str, str]:
     paths = [str(CONF.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     threads = threads or max(1, (os.cpu_count() or 1) // num_devices)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(threads)}
+    ours = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(threads)}
+    if stopping.term_warns():
+        ours["PET_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"  # torchrun's own option: all but SIGTERM
+    return {**os.environ, **ours}
 
 
 def _tell(path: Path, told: int, on_step: OnStep) -> int:

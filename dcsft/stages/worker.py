@@ -5,7 +5,6 @@ It lives as long as its standard input is open, so that none is left behind when
 
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -16,6 +15,9 @@ from rich.console import Console
 from dcsft import stopping
 from dcsft.artefacts import write_json
 from dcsft.config import explain
+
+SAVED = "saved"
+"""A file beside the job: the workers have stopped before the end of the stage, as they were asked to."""
 
 
 def said_by(folder: Path) -> list[dict]:
@@ -39,12 +41,14 @@ def main(path: Path) -> None:
     """Compute the stage that `path` describes, together with the other ranks."""
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     stopping.end_with_standard_input()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(stopping.STOPPED))
+    stopping.follow(path.parent)
     with log_of(path.parent, rank).open("w") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
     _see_one_gpu(local_rank)
     try:
         _compute(path, rank, size)
+    except KeyboardInterrupt:  # all ranks have been asked; an exit code would have torchrun end those who still write
+        path.with_name(SAVED).touch()
     except Exception as error:
         from dcsft.ranks import unanswered
 

@@ -88,6 +88,28 @@ def test_a_warned_job_goes_on_where_it_was_and_a_killed_one_is_finished_by_resum
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+def test_ranks_that_compute_together_are_warned_together(tmp_path):
+    """At the end of the same batch; without a checkpoint of its own accord, so that all is lost if they are not."""
+    ranks = ("trainer=multi_gpu", "trainer.device=cpu", "trainer.num_devices=2", "trainer.checkpoint_every=100000")
+    words = (*SMALL, f"outputs={tmp_path}", "launcher=submitit_local", "seed=0", "arm=sft", *ranks)
+    run("train.py", "-cd", "sweeps", "-cn", "table2", *words)
+    (folder,) = (path.parent for path in tmp_path.glob("jobs/*/job.sh"))
+    log = folder / "log.txt"
+    metrics = lambda: next(tmp_path.glob("store/train/*.partial/metrics.jsonl"), None)  # noqa: E731
+    steps = lambda: len(metrics().read_text().splitlines()) if metrics() else 0  # noqa: E731
+    until(lambda: steps() > 10, lambda: log.read_text() if log.exists() else "no log")
+    (process,) = processes(folder)
+    os.kill(process, signal.SIGUSR2)
+    until(lambda: "warned: all is saved" in log.read_text(), log.read_text)
+    saved = steps()
+    assert 10 < saved < 400
+    until(lambda: processes(folder) not in ([], [process]) and steps() > saved, log.read_text)
+    lines = [json.loads(line)["step"] for line in metrics().read_text().splitlines()]
+    assert lines == list(range(1, len(lines) + 1)), "no step is lost, none is done twice"
+    run("status.py", "table2", "--outputs", tmp_path, "--cancel")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
 def test_a_job_ends_with_its_supervisor_and_resume_finishes_it(tmp_path):
     words = (*SMALL, f"outputs={tmp_path}", "launcher=submitit_local", "seed=0", "arm=sft")
     run("train.py", "-cd", "sweeps", "-cn", "table2", *words)

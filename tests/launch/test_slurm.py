@@ -198,6 +198,31 @@ def test_a_job_over_its_time_limit_goes_on_in_another_turn_and_a_cancelled_one_s
     assert re.search(r"SFT, seed 0\s+failed", said), said
 
 
+def test_two_ranks_in_one_job_are_preempted_and_requeued_and_end_as_if_undisturbed(cluster, run, tmp_path):
+    """SLURM sends USR2 and TERM to every process of the job, ranks and torchrun too; they save once, together."""
+    ranks = ("trainer=multi_gpu", "trainer.device=cpu", "trainer.num_devices=2", "arm=sft")
+    alone = tmp_path / "alone"
+    undisturbed = run("train.py", *SWEEP, *SMALL, *ranks, f"outputs={alone}")
+    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    outputs = tmp_path / "outputs"
+    submitted = run("train.py", *SWEEP, *SMALL, *ranks, f"outputs={outputs}", "launcher=slurm", "launcher.cpus=2")
+    assert submitted.returncode == 0, submitted.stderr
+    log = next((outputs / "jobs").glob("icons-*")) / "log.txt"
+    until(cluster, lambda: steps(outputs) > 10)
+    cluster("sbatch", "-p", "urgent", "-c", "4", "--wrap", "sleep 2")
+    until(cluster, lambda: "turn 2" in log.read_text())
+    assert "warned: all is saved" in log.read_text()
+    before = steps(outputs)
+    assert before > 10, "the first turn's steps are kept"
+    until(cluster, lambda: steps(outputs) > before + 3)
+    cluster("scontrol", "requeue", cluster.ids("sft-s0", "R")[0])
+    until(cluster, lambda: "turn 3" in log.read_text())
+    assert steps(outputs) > before, "so are the second's"
+    until(cluster, lambda: not cluster("squeue", "-h").strip())
+    assert "2 done" in run("status.py", "table2", "--outputs", outputs).stdout, log.read_text()
+    assert_equal(outputs, alone)
+
+
 def test_two_sweeps_share_their_stages_outlive_who_submitted_them_and_a_finished_job_does_nothing(
     cluster, run, undisturbed, tmp_path
 ):
