@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from slurm_cluster import Cluster, missing
 
 from dcsft.config import CONF
+from dcsft.stages.fitting import CHECKPOINT
 
 ROOT = CONF.parent
 # No checkpoint but those that warnings ask for. Enough steps to be disturbed in.
@@ -215,11 +217,15 @@ def test_two_ranks_in_one_job_are_preempted_and_requeued_and_end_as_if_undisturb
     before = steps(outputs)
     assert before > 10, "the first turn's steps are kept"
     until(cluster, lambda: steps(outputs) > before + 3)
-    cluster("scontrol", "requeue", cluster.ids("sft-s0", "R")[0])
+    (job,), (partial,) = cluster.ids("sft-s0", "R"), (outputs / "store" / "train").glob("*.partial")
+    cluster("scancel", "--signal=TERM", job)  # save and go on
+    until(cluster, lambda: torch.load(partial / CHECKPOINT, weights_only=True)["global_step"] > before)
+    saved = steps(outputs)
+    until(cluster, lambda: steps(outputs) > saved)
+    cluster("scontrol", "requeue", job)
     until(cluster, lambda: "turn 3" in log.read_text())
-    assert steps(outputs) > before, "so are the second's"
     until(cluster, lambda: not cluster("squeue", "-h").strip())
-    assert "2 done" in run("status.py", "table2", "--outputs", outputs).stdout, log.read_text()
+    assert "1 done" in run("status.py", "table2", "--outputs", outputs).stdout, log.read_text()
     assert_equal(outputs, alone)
 
 
