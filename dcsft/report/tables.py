@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
@@ -144,7 +145,9 @@ def accuracy_tables(cells: Sequence[Cell]) -> list[Table]:
         _accuracy_table(frame, "accuracy", "Accuracy per arm and test set, in percent", _accuracy_notes(frame), whole)
     ]
     if parts:
-        caption = "Accuracy on novel and seen classes, in percent, and novel pictures answered with a training word"
+        caption = "Accuracy per part of the test sets, in percent"
+        if any(column.endswith(".into_id") for column in frame):
+            caption = "Accuracy on novel and seen classes, in percent, and novel pictures answered with a training word"
         notes = ("Intervals and marks as in the table of accuracies.",)
         tables.append(_accuracy_table(frame, "groups", caption, notes, parts))
     return tables
@@ -290,19 +293,44 @@ def all_tables(cells: Sequence[Cell]) -> list[Table]:
 def show_tables(cells: Sequence[Cell], screen: Console) -> None:
     """Accuracies and paired differences, then the commands of the missing cells, a line each however narrow it is."""
     for table in (*accuracy_tables(cells), *difference_tables(cells)):
-        screen.print(console(table))
+        for part in _fitting(table, screen):
+            screen.print(console(part))
     if missing(cells):
         screen.print(f"{len(missing(cells))} of {len(cells)} cells are not computed yet:", highlight=False)
     for cell in missing(cells):
         screen.print(f"  {cell.command}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _fitting(table: Table, screen: Console) -> list[Table]:
+    """The table or, where the screen is narrow, several with fewer columns each, so that no number is broken."""
+    columns, unlimited = range(table.num_labels, len(table.header)), screen.options.update(max_width=10_000)
+    for number in range(1, len(columns) + 1):
+        parts = [_some(table, some.tolist()) for some in np.array_split(columns, number)]
+        if max(screen.measure(console(part), options=unlimited).maximum for part in parts) <= screen.width:
+            break
+    first, last = parts[0], parts[-1]
+    return [replace(p, caption=p.caption if p is first else "", notes=p.notes if p is last else ()) for p in parts]
+
+
+def _some(table: Table, columns: Sequence[int]) -> Table:
+    """The table with its labels and some of its other columns."""
+
+    def kept(row: Sequence[Entry]) -> tuple[Entry, ...]:
+        return (*row[: table.num_labels], *(row[column] for column in columns))
+
+    return replace(table, header=kept(table.header), rows=tuple(map(kept, table.rows)))
+
+
 def console(table: Table) -> ConsoleTable:
     """Best bold, second best underlined, details dim below."""
-    shown = ConsoleTable(title=table.caption, caption="\n".join(table.notes), title_justify="left")
+    shown = ConsoleTable(title=table.caption or None, caption="\n".join(table.notes) or None, title_justify="left")
     shown.caption_justify = "left"
     for i, entry in enumerate(table.header):
-        shown.add_column(_markup(entry), justify="left" if i < table.num_labels else "right", overflow="fold")
+        if i < table.num_labels:
+            shown.add_column(_markup(entry), overflow="fold")
+        else:
+            narrow = replace(entry, text=entry.text.replace(" ", "\n"))
+            shown.add_column(_markup(narrow), justify="right", no_wrap=True, overflow="fold")
     for row in table.rows:
         shown.add_row(*map(_markup, row))
     return shown
@@ -311,4 +339,5 @@ def console(table: Table) -> ConsoleTable:
 def _markup(entry: Entry) -> str:
     style = {1: "bold", 2: "underline", None: ""}[entry.rank]
     text = f"[{style}]{escape(entry.text)}[/]" if style else escape(entry.text)
-    return f"{text}\n[dim]{escape(entry.detail)}[/]" if entry.detail else text
+    detail = entry.detail.replace("] ", "]\n")  # an interval stays whole, what follows it has a line of its own
+    return f"{text}\n[dim]{escape(detail)}[/]" if detail else text

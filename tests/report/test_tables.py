@@ -58,6 +58,22 @@ def test_unjudged_answers_and_unequal_test_sets_are_shown():
     assert details[1].endswith("n = 50")
 
 
+def test_a_narrow_screen_breaks_no_number():
+    """A table too wide for it becomes several with some of the columns each; a wide screen has it whole."""
+    groups = {kind: part(50, 100) for kind in ("count", "count_colour", "largest", "smallest", "two_hops", "use")}
+    cells = [cell(arm, 0, {"id": part(90, 600, groups=groups)}) for arm in ("Cold start", "SFT")]
+    interval = accuracy_tables(cells)[1].rows[0][2].detail
+    shown = {}
+    for width in (60, 200):
+        screen = Console(file=io.StringIO(), width=width)
+        show_tables(cells, screen)
+        shown[width] = screen.file.getvalue()
+    for text in shown.values():
+        assert text.count(interval) == 2 * len(groups), "each interval of each arm is on one line"
+        assert text.count("Accuracy per part of the test sets") == 1
+    assert shown[200].count("Cold start") < shown[60].count("Cold start")
+
+
 def test_groups_have_their_own_table_with_the_share_of_training_words():
     groups = {"novel": part(50, 100, into_id=0.21), "seen": part(40, 50, into_id=None)}
     whole, parts = accuracy_tables([cell("SFT", 0, {"ood_r": part(90, 150, groups=groups)})])
