@@ -22,6 +22,11 @@ SEVERAL_SEEDS = (
     "Mean ± standard error over seeds, in brackets the 95 % t interval over seeds. Where seeds are evaluated on the "
     "same pictures, the error of having drawn these pictures is not part of it."
 )
+_NOVEL = (
+    "Novel classes of the OOD sets never occur in the training data; a model that learned the training vocabulary by "
+    "heart answers them with a training word."
+)
+_AS_ABOVE = "Intervals and marks as in the table of accuracies."
 NOTHING = "–"
 
 
@@ -145,10 +150,10 @@ def accuracy_tables(cells: Sequence[Cell]) -> list[Table]:
         _accuracy_table(frame, "accuracy", "Accuracy per arm and test set, in percent", _accuracy_notes(frame), whole)
     ]
     if parts:
-        caption = "Accuracy per part of the test sets, in percent"
+        caption, notes = "Accuracy per part of the test sets, in percent", (_AS_ABOVE,)
         if any(column.endswith(".into_id") for column in frame):
             caption = "Accuracy on novel and seen classes, in percent, and novel pictures answered with a training word"
-        notes = ("Intervals and marks as in the table of accuracies.",)
+            notes = (_NOVEL, _AS_ABOVE)
         tables.append(_accuracy_table(frame, "groups", caption, notes, parts))
     return tables
 
