@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SWIFT := .venv-swift/bin
 ROUNDS ?= 3
+JOBS ?= 2
 
 .PHONY: demo paper test benchmark clean
 
@@ -10,13 +11,18 @@ demo: .venv/.installed            ## the whole experiment on the embedded defaul
 	$(BIN)/python train.py -cd sweeps -cn demo
 	$(BIN)/python report.py sweeps/demo.yaml
 
-# What computes the cells that others share stands first. make paper ARGS="seed=0 task=..." reaches every sweep.
+# What computes the cells that others share stands first, JOBS sweeps at a time, as the small models take one thread.
+# make paper ARGS="seed=0 task=..." reaches every sweep.
 PAPER := table1 table2 figure1 figure3 figure4 figure5 figure6 table3 table4 table5 table6 tableS1 \
 	tableS2 figureS1 figureS2
 
 paper: .venv/.installed           ## every table and figure of the paper on the embedded default, then one page of all
-	for sweep in $(PAPER); do $(BIN)/python train.py -cd sweeps -cn $$sweep $(ARGS) || exit 1; done
+	$(MAKE) --no-print-directory --jobs=$(JOBS) $(PAPER:%=paper-%)
 	$(BIN)/python report.py $(PAPER:%=sweeps/%.yaml) $(ARGS)
+
+paper-%: SHELL := /bin/bash -o pipefail
+paper-%: .venv/.installed         ## one of them; what two sweeps need, one computes and the other waits for
+	@$(BIN)/python train.py -cd sweeps -cn $* $(ARGS) 2>&1 | (trap "" INT; sed -u "s/^/$*: /")
 
 test: .venv/.installed-test       ## lint, types, layers, and every test that needs no GPU
 	$(BIN)/ruff check .
