@@ -25,7 +25,17 @@ def tracker(folder: Path) -> WandB:
 
 
 def records(folder: Path) -> list[Record]:
-    """Everything in the one file that a run has written: LevelDB's log format after a header of seven bytes.
+    """Everything that a finished run has written: wandb's own process closes the file a moment after `finish`."""
+    for _ in range(600):
+        found = parsed(folder)
+        if any(record.HasField("exit") for record in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{folder} holds no exit record after a minute")
+
+
+def parsed(folder: Path) -> list[Record]:
+    """What is in the one file of a run by now: LevelDB's log format after a header of seven bytes.
 
     Blocks of 32,768 bytes; in them chunks of checksum (4 bytes), length (2), type (1: whole, 2: first, 3: middle,
     4: last) and data; what is shorter than a chunk's head at the end of a block is padding.
