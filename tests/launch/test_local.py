@@ -91,8 +91,9 @@ def test_a_warned_job_goes_on_where_it_was_and_a_killed_one_is_finished_by_resum
 def test_ranks_that_compute_together_are_warned_together(tmp_path):
     """At the end of the same batch; without a checkpoint of its own accord, so that all is lost if they are not."""
     ranks = ("trainer=multi_gpu", "trainer.device=cpu", "trainer.num_devices=2", "trainer.checkpoint_every=100000")
-    words = (*SMALL, f"outputs={tmp_path}", "launcher=submitit_local", "seed=0", "arm=sft", *ranks)
-    run("train.py", "-cd", "sweeps", "-cn", "table2", *words)
+    words = (*SMALL, f"outputs={tmp_path}", "seed=0", "arm=sft")
+    run("train.py", *words, "stage=label")
+    run("train.py", "-cd", "sweeps", "-cn", "table2", *words, *ranks, "launcher=submitit_local")
     (folder,) = (path.parent for path in tmp_path.glob("jobs/*/job.sh"))
     log = folder / "log.txt"
     metrics = lambda: next(tmp_path.glob("store/train/*.partial/metrics.jsonl"), None)  # noqa: E731

@@ -200,13 +200,15 @@ def test_a_job_over_its_time_limit_goes_on_in_another_turn_and_a_cancelled_one_s
     assert re.search(r"SFT, seed 0\s+failed", said), said
 
 
-def test_two_ranks_in_one_job_are_preempted_and_requeued_and_end_as_if_undisturbed(cluster, run, tmp_path):
+def test_two_ranks_in_one_job_are_preempted_and_requeued_and_end_as_if_undisturbed(cluster, run, undisturbed, tmp_path):
     """SLURM sends USR2 and TERM to every process of the job, ranks and torchrun too; they save once, together."""
-    ranks = ("trainer=multi_gpu", "trainer.device=cpu", "trainer.num_devices=2", "arm=sft")
-    alone = tmp_path / "alone"
-    undisturbed = run("train.py", *SWEEP, *SMALL, *ranks, f"outputs={alone}")
-    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
-    outputs = tmp_path / "outputs"
+    ranks = ("trainer=multi_gpu", "trainer.device=cpu", "trainer.num_devices=2", "arm=sft", "stage=train")
+    alone, outputs = tmp_path / "alone", tmp_path / "outputs"
+    for begun in (alone, outputs):
+        for stage in ("cold_start", "label"):
+            shutil.copytree(undisturbed / "store" / stage, begun / "store" / stage)
+    finished = run("train.py", *SWEEP, *SMALL, *ranks, f"outputs={alone}")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
     submitted = run("train.py", *SWEEP, *SMALL, *ranks, f"outputs={outputs}", "launcher=slurm", "launcher.cpus=2")
     assert submitted.returncode == 0, submitted.stderr
     log = next((outputs / "jobs").glob("icons-*")) / "log.txt"

@@ -65,13 +65,13 @@ def _until(holds, process: subprocess.Popen, seconds: float = 300) -> None:
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    """A store with a cold start and labels, and one of the same with a train stage by one process."""
+    """A store with a train stage by one process, and one with the same cold start and labels alone."""
     alone = tmp_path_factory.mktemp("alone")
-    assert run(alone, "stage=label").returncode == 0
-    copy = tmp_path_factory.mktemp("several") / "outputs"
-    shutil.copytree(alone / "store", copy / "store")
     finished = run(alone)
     assert finished.returncode == 0, finished.stderr
+    copy = tmp_path_factory.mktemp("several") / "outputs"
+    for stage in ("cold_start", "label"):
+        shutil.copytree(alone / "store" / stage, copy / "store" / stage)
     return alone, copy
 
 
