@@ -34,11 +34,14 @@ def _one(sweep: Path, overrides: list[str]) -> Path:
     from dcsft.report.page import write_report
     from dcsft.report.tables import show_tables
     from dcsft.stages.gather import gather, sights_of
+    from dcsft.tracking import send_report
 
     found = gather(sweep, overrides, CONSOLE.print)
     show_tables(found.cells, CONSOLE)
     folder = found.outputs / "report" / sweep.stem
-    return write_report(folder, sweep.stem, found.cells, sights_of(found.tasks), found.description)
+    page = write_report(folder, sweep.stem, found.cells, sights_of(found.tasks), found.description)
+    send_report(folder, sweep.stem, found.logger)
+    return page
 
 
 def _collection(sweeps: list[Path], overrides: list[str]) -> Path:

@@ -52,10 +52,18 @@ def write_table(path: Path, table: "DataFrame") -> None:
     os.replace(temporary, path)
 
 
+def file_lock(path: Path) -> FileLock:
+    """A lock that dies with its process.
+
+    Where there are none the library would fall back on a marker file, which stays behind a killed process for ever.
+    """
+    return FileLock(path, fallback_to_soft=False)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """One process at a time, by the lock file `path`; where the file system has no locks, as if there were no other."""
-    lock = FileLock(path)
+    lock = file_lock(path)
     try:
         lock.acquire()
     except OSError as error:
@@ -191,7 +199,7 @@ class Store:
     def _lock(self, artefact: Artefact) -> FileLock:
         """The artefact's lock, acquired if the file system has any; says for whom it waits."""
         path = self.folder(artefact).with_suffix(".lock")
-        lock = FileLock(path)
+        lock = file_lock(path)
         owner = path.with_suffix(".owner")
         try:
             lock.acquire(timeout=0)

@@ -305,8 +305,8 @@ def trainer_problems(cfg: DictConfig) -> list[str]:
         ),
         (trainer.num_nodes >= 1, f"trainer.num_nodes must be at least 1, got {trainer.num_nodes}"),
         (
-            trainer.num_nodes <= 1 or "SLURM_JOB_ID" in os.environ,
-            f"trainer.num_nodes must be 1 outside of a SLURM job, got {trainer.num_nodes}; use sbatch or salloc",
+            trainer.num_nodes <= 1 or "SLURM_JOB_ID" in os.environ or cfg.launcher.name == "slurm",
+            f"trainer.num_nodes must be 1 outside of a SLURM job, got {trainer.num_nodes}; use launcher=slurm",
         ),
         (not several or (timeout or 0) > 0, f"trainer.timeout_min must be positive, got {timeout}; 30 is usual"),
     ]
@@ -323,6 +323,8 @@ _KNOBS = {
     "slurm": _OF_JOBS | {"partition", "account", "qos", "time", "memory", "cpus", "extra", "srun"},
 }
 """What each launcher heeds: the keys of its yaml."""
+_MINUTES = 3600
+"""The least that an unquoted H:MM:SS can become."""
 _LEAST = {"num_parallel": 1, "gpus": 0, "cpus": 1, "warning_s": 2, "max_requeues": 0}
 
 
@@ -340,6 +342,14 @@ def launcher_problems(cfg: DictConfig) -> list[str]:
         value, usual = launcher[knob], f"leave it out for the value of conf/launcher/{name}.yaml"
         said = f"launcher.{knob} must be at least {least}, got {value}; {usual}"
         rules.append((value is None or value >= least, said))
+    minutes = int(launcher.time) if (launcher.time or "").isdigit() else 0
+    rules.append(
+        (
+            minutes < _MINUTES,
+            f"launcher.time must be '[D-]HH:MM:SS', or minutes below {_MINUTES}, got {launcher.time}; put it in "
+            "quotes, as yaml reads 24:00:00 as 86400",
+        )
+    )
     looks = "launcher.dry_run must be false with stage=check, got true; a check computes nothing anyway"
     return _broken([*rules, (not launcher.dry_run or cfg.stage != "check", looks)])
 

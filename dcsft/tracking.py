@@ -102,6 +102,7 @@ class WandB(Tracker):
         known = json.loads(self._memory.read_text()) if self._memory.exists() else {}
         self.id = known.get("id") or uuid.uuid4().hex[:8]
         self._told: dict[str, int] = known.get("told", {})
+        self._appends = bool(known)
         self._remember()  # now: who is killed must find it
         self.run = wandb.init(
             id=self.id,
@@ -155,4 +156,21 @@ class WandB(Tracker):
         folder = Path(self.run.dir).parent
         self.run.finish(exit_code=exit_code)
         if self.offline:
-            print(f"wandb sync {folder}")
+            print(f"wandb sync {'--append ' if self._appends else ''}{folder}")
+
+
+def send_report(folder: Path, sweep: str, logger: Mapping[str, Any]) -> None:
+    """With logger=wandb, a sweep's report as the artifact of a run of its own, in the sweep's group.
+
+    Args:
+        folder: the report's; what W&B writes stands beside it.
+        logger: the values of `conf/logger/`.
+    """
+    if logger["name"] != "wandb":
+        return
+    own = folder.parent / "wandb" / sweep
+    own.mkdir(parents=True, exist_ok=True)
+    told = {"project": logger["project"], "entity": logger["entity"], "group": logger["group"] or sweep}
+    run = WandB(own, f"report of {sweep}", {}, **told, job_type="report", tags=[])
+    run.folder_of("report", folder)
+    run.finish(0)

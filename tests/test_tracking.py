@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
-from dcsft.tracking import Files, WandB
+from dcsft.tracking import Files, WandB, send_report
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,9 @@ def test_a_run_goes_on_where_it_was_and_tells_no_step_twice(tmp_path: Path, caps
         second.log("train", step, {"loss/hard": float(step), "accuracy/id": 0.5})
     second.finish(0)
     assert second.id == first.id
-    one, two = Path(printed.removeprefix("wandb sync ")), Path(capsys.readouterr().out.strip().split()[-1])
+    again = capsys.readouterr().out.strip()
+    assert again.startswith("wandb sync --append ")
+    one, two = (Path(line.split()[-1]) for line in (printed, again))
     assert [row["train/step"] for row in history(records(one))] == [1, 2, 3]
     (row,) = history(records(two))
     assert (row["train/step"], row["train/loss/hard"], row["train/accuracy/id"]) == (4, 4.0, 0.5)
@@ -126,3 +128,17 @@ def test_pictures_histograms_and_the_report_are_logged(tmp_path: Path, capsys):
     kept = [record.artifact.type for record in records(folder) if record.HasField("artifact")]
     assert kept.count("report") == 1
     assert "run_table" in kept  # holds the picture
+
+
+def test_a_sweeps_report_is_the_artifact_of_a_run_of_its_own(tmp_path: Path, capsys):
+    report = tmp_path / "report" / "table2"
+    report.mkdir(parents=True)
+    (report / "report.html").write_text("<p>")
+    send_report(report, "table2", {"name": "csv"})
+    assert [path.name for path in report.parent.iterdir()] == ["table2"]
+    send_report(report, "table2", {"name": "wandb", "project": "dcsft", "entity": None, "group": None})
+    found = records(Path(capsys.readouterr().out.strip().split()[-1]))
+    (run,) = [record.run for record in found if record.HasField("run")]
+    assert (run.run_group, run.job_type, run.display_name) == ("table2", "report", "report of table2")
+    (kept,) = [record.artifact for record in found if record.HasField("artifact")]
+    assert [entry.path for entry in kept.manifest.contents] == ["report.html"]

@@ -29,6 +29,7 @@ def _report(job: Job, console: Console) -> None:
     from dcsft.report.page import write_report
     from dcsft.report.tables import show_tables
     from dcsft.stages.gather import gather_cells, sights_of
+    from dcsft.tracking import send_report
 
     given = json.loads((job.folder / REPORT).read_text())
     configs = [OmegaConf.load(job.folder.parent / name / CONFIG) for name in job.needs]
@@ -39,6 +40,7 @@ def _report(job: Job, console: Console) -> None:
     missing = [cell_title(cfg) for cfg, cell in zip(configs, cells, strict=True) if cell.results is None]
     if missing:
         raise ValueError(f"the report must have every cell, got none of {', '.join(missing)}; see status.py")
+    send_report(job.run, given["sweep"], configs[0].logger)
     write_json(job.folder / "DONE", {"page": str(page)})
 
 

@@ -32,7 +32,8 @@ class Job:
         needs: names of the jobs that must have succeeded (of a report: ended) before it.
         outcomes: the files that are there when it is done.
         run: the run folder, where its progress stands.
-        num_gpus: on its node.
+        num_gpus: on each of its nodes.
+        num_nodes: that its stages are computed on.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Job:
     outcomes: tuple[Path, ...]
     run: Path
     num_gpus: int
+    num_nodes: int = 1
 
     @property
     def name(self) -> str:
@@ -61,9 +63,10 @@ class Job:
 
     def save(self) -> None:
         """Write the record into the job's folder."""
-        record = {"title": self.title, "stages": self.stages, "needs": self.needs, "num_gpus": self.num_gpus}
+        record = {"title": self.title, "stages": self.stages, "needs": self.needs}
         paths = {"outcomes": [str(path) for path in self.outcomes], "run": str(self.run)}
-        write_json(self.folder / RECORD, {**record, **paths})
+        size = {"num_gpus": self.num_gpus, "num_nodes": self.num_nodes}
+        write_json(self.folder / RECORD, {**record, **paths, **size})
 
     @classmethod
     def load(cls, folder: Path) -> "Job":
@@ -77,6 +80,7 @@ class Job:
             outcomes=tuple(map(Path, record["outcomes"])),
             run=Path(record["run"]),
             num_gpus=record["num_gpus"],
+            num_nodes=record["num_nodes"],
         )
 
 
@@ -166,6 +170,7 @@ def jobs_of(cells: Sequence[DictConfig], outputs: Path) -> tuple[list[tuple[Job,
             outcomes=(*done, *(outputs / path for path in group.left)),
             run=outputs / "runs" / run_name(cfg, plans[group.cells[0]]),
             num_gpus=num_gpus(cfg),
+            num_nodes=cfg.trainer.num_nodes,
         )
         jobs.append((job, cfg))
     ends = [list(wanted(cfg, artefacts))[-1] for cfg, artefacts in zip(cells, plans, strict=True)]

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from dcsft.artefacts import write_json
+from dcsft.artefacts import NO_LOCKS, file_lock, write_json
 from dcsft.launch.jobs import SUPERVISED, Job
-from dcsft.launch.scheduler import Queued, Scheduler, is_live
+from dcsft.launch.scheduler import Queued, Scheduler, is_live, used_up
 from dcsft.stopping import EXIT_CODE
 
 _POLL_S = 0.2
@@ -45,6 +45,12 @@ class Local(Scheduler):
         )
 
     def refuse(self, jobs: Sequence[Job]) -> None:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if seen is not None and len(_visible(self.settings["gpus"])) < self.settings["gpus"]:
+            raise ValueError(
+                f"launcher.gpus must be at most the GPUs of CUDA_VISIBLE_DEVICES={seen}, got {self.settings['gpus']}; "
+                "name more of them there"
+            )
         needed = max(job.num_gpus for job in jobs)
         if needed > self.settings["gpus"]:
             raise ValueError(
@@ -92,13 +98,31 @@ class Local(Scheduler):
             time.sleep(_POLL_S)
 
 
+def _visible(num_gpus: int) -> list[str]:
+    """The GPUs to give away: the first of those that this process may see."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(num_gpus)] if seen is None else list(filter(None, seen.split(",")))
+    return names[:num_gpus]
+
+
 def _lives(path: Path) -> bool:
-    """Whether the supervisor of a list is there: its lock dies with it."""
-    lock = FileLock(path.with_suffix(".lock"))
+    """Whether the supervisor of a list is there: its lock dies with it.
+
+    Raises:
+        ValueError: the file system has no locks.
+    """
+    lock = file_lock(path.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise ValueError(
+            f"outputs must be on a file system that has locks with launcher=submitit_local, got {path.parent}; set "
+            "outputs=DIR on a local disk, or use launcher=local"
+        ) from error
     lock.release()
     return False
 
@@ -117,17 +141,18 @@ class Supervisor:
     def __init__(self, path: Path) -> None:
         self.path = path
         given = json.loads(path.read_text())
-        self.num_parallel, self.gpus = given["num_parallel"], list(range(given["gpus"]))
+        self.num_parallel, self.num_gpus = given["num_parallel"], given["gpus"]
+        self.gpus = _visible(self.num_gpus)
         self.max_requeues = given["max_requeues"]
         self.jobs = {name: Job.load(path.parents[1] / name) for name in given["states"]}
         self.states: dict[str, str] = given["states"]
-        self.running: dict[str, tuple[subprocess.Popen, list[int]]] = {}
+        self.running: dict[str, tuple[subprocess.Popen, list[str]]] = {}
         self.turns = dict.fromkeys(self.jobs, 0)
         self.cancelled: set[str] = set()
 
     def __call__(self) -> None:
         """Until every job has ended."""
-        with FileLock(self.path.with_suffix(".lock")):
+        with file_lock(self.path.with_suffix(".lock")):
             signal.signal(signal.SIGTERM, self._stop)
             self._write()
             try:
@@ -140,7 +165,7 @@ class Supervisor:
                 self.path.unlink()
 
     def _write(self) -> None:
-        limits = {"num_parallel": self.num_parallel, "gpus": len(self.gpus), "max_requeues": self.max_requeues}
+        limits = {"num_parallel": self.num_parallel, "gpus": self.num_gpus, "max_requeues": self.max_requeues}
         write_json(self.path, {**limits, "states": self.states})
 
     def _set(self, name: str, state: str) -> None:
@@ -170,9 +195,11 @@ class Supervisor:
             self.gpus += gpus
             self.turns[name] += 1
             again = code == EXIT_CODE and self.turns[name] <= self.max_requeues and name not in self.cancelled
-            if code < 0:
-                with self.jobs[name].log.open("a") as log:
+            with self.jobs[name].log.open("a") as log:
+                if code < 0:
                     log.write(f"killed by {signal.Signals(-code).name}\n")
+                elif code == EXIT_CODE and self.turns[name] > self.max_requeues:
+                    log.write(f"{used_up(self.max_requeues)}\n")
             self._set(name, "waiting" if again else "ended")
 
     def _start(self) -> None:
@@ -191,7 +218,7 @@ class Supervisor:
                     stdin=subprocess.PIPE,  # it ends when nobody holds the other end: no job outlives its supervisor
                     stdout=log,
                     stderr=log,
-                    env=os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)), SUPERVISED: "1"},
+                    env=os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(gpus), SUPERVISED: "1"},
                 )
             self.running[name] = process, gpus
             self._set(name, "running")

@@ -96,6 +96,11 @@ class Scheduler(ABC):
         return f"# {job.title}: {stages}. Exit code {EXIT_CODE}: saved, wants another turn."
 
 
+def used_up(max_requeues: int) -> str:
+    """What the log of a job says that has had all its turns."""
+    return f"launcher.max_requeues={max_requeues} turns are used up; all is saved, status.py NAME --resume goes on"
+
+
 def output_of(command: Sequence[str], expected: str, next_step: str = "") -> str:
     """The output of a command.
 

@@ -1,13 +1,13 @@
 """SLURM: a job is a batch script of one task a node, which asks for another turn when its time is up."""
 
+import re
 import shlex
-import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 from dcsft.launch.jobs import LOG, Job
-from dcsft.launch.scheduler import Queued, Scheduler, is_live, output_of
+from dcsft.launch.scheduler import Queued, Scheduler, is_live, output_of, used_up
 from dcsft.stopping import EXIT_CODE
 
 _RUNNING = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED", "SIGNALING", "STAGE_OUT")
@@ -16,6 +16,11 @@ _WARNED = 128 + signal.SIGUSR2
 _LOOK = ("squeue", "--me", "--all", "--states=all", "--noheader", "--format=%i|%T|%r|%o")
 _ELSEWHERE = "; use a machine of the cluster, launcher=submitit_local or launcher=local"
 _OPTIONS = ("partition", "account", "qos", "time")
+
+
+def _number(line: str) -> int:
+    """Of a job, from its line of the queue: an array's has `_TASK` after it, a heterogeneous job's `+PART`."""
+    return int(re.match(r"\s*(\d+)", line)[1])
 
 
 class Slurm(Scheduler):
@@ -27,7 +32,7 @@ class Slurm(Scheduler):
             f"--job-name={job.name}",
             f"--output={job.folder / LOG}",
             "--open-mode=append",
-            "--nodes=1",
+            f"--nodes={job.num_nodes}",
             "--ntasks-per-node=1",
             "--requeue",
             f"--signal=USR2@{settings['warning_s']}",
@@ -38,7 +43,11 @@ class Slurm(Scheduler):
         options += [f"--cpus-per-task={settings['cpus']}"] if settings["cpus"] is not None else []
         options += [f"--gpus-per-node={job.num_gpus}"] if job.num_gpus else []
         lines = [f"#SBATCH {shlex.quote(option)}" for option in [*options, *settings["extra"]]]
-        srun = shlex.join(["srun", *settings["srun"]])
+        planner = ["--nodes=1", "--ntasks=1"] if job.num_nodes > 1 else []  # it starts the workers of all nodes
+        srun = shlex.join(["srun", "--export=ALL", *planner, *settings["srun"]])
+        # srun has not taken this over from sbatch since 22.05
+        cores = [f"export SRUN_CPUS_PER_TASK={settings['cpus']}"] if settings["cpus"] is not None else []
+        limit = settings["max_requeues"]
         return "\n".join(
             [
                 "#!/bin/bash",
@@ -46,10 +55,15 @@ class Slurm(Scheduler):
                 *lines,
                 "",
                 self.preparation(code),
-                f"{srun} {self.command(job, code)}",
-                "code=$?",
+                *cores,
+                "code=0",
+                f"{srun} {self.command(job, code)} || code=$?",
                 f"if [ $code = {EXIT_CODE} ] || [ $code = {_WARNED} ]; then  # saved, or warned before it could listen",
-                f"    [ ${{SLURM_RESTART_COUNT:-0}} -lt {settings['max_requeues']} ] && scontrol requeue $SLURM_JOB_ID",
+                f"    if [ ${{SLURM_RESTART_COUNT:-0}} -lt {limit} ]; then",
+                "        scontrol requeue $SLURM_JOB_ID",
+                "    else",
+                f"        echo {shlex.quote(used_up(limit))}",
+                "    fi",
                 "fi",
                 "exit $code",
                 "",
@@ -68,11 +82,9 @@ class Slurm(Scheduler):
                 script.unlink()
 
     def queue(self) -> dict[Path, Queued]:
-        if shutil.which("squeue") is None:
-            return {}  # what has ended can be read anywhere
         text = output_of(_LOOK, "launcher=slurm must be used where SLURM answers", _ELSEWHERE)
         found: dict[Path, Queued] = {}
-        for line in sorted(text.splitlines(), key=lambda line: int(line.split("|")[0].split("_")[0])):
+        for line in sorted(text.splitlines(), key=_number):
             number, state, reason, script = line.strip().split("|", 3)
             kind = "running" if state in _RUNNING else "waiting" if state in _WAITING else "ended"
             found[Path(script).parent] = Queued(number, kind, reason if kind == "waiting" else state)

@@ -15,7 +15,14 @@ from dcsft.launch.scheduler import Queued, Scheduler, is_live, last_line
 from dcsft.launch.submit import SUBMISSION, scheduler_of
 from dcsft.stages.progress import FILE
 
-_COLOURS = {"done": "green", "running": "cyan", "waiting": "yellow", "failed": "red", "missing": "magenta"}
+_COLOURS = {
+    "done": "green",
+    "running": "cyan",
+    "waiting": "yellow",
+    "failed": "red",
+    "missing": "magenta",
+    "unknown": "dim",
+}
 _REASONS = {
     "Dependency": "for what it needs",
     "BeginTime": "for its next turn (SLURM holds a requeued job for two minutes)",
@@ -51,22 +58,30 @@ def _progress(job: Job) -> str:
     now = stages[0] if stages else "the end"
     place = job.outcomes[job.stages.index(now)].parent if stages else job.run
     path = place.with_name(f"{place.name}.partial") / FILE
-    if not path.exists() or path.stat().st_mtime < job.script.stat().st_mtime:
-        return f"{now}, begins"
-    shown = json.loads(path.read_text())
-    if not shown["title"].replace(" ", "_").startswith(now):
+    try:
+        fresh = path.stat().st_mtime >= job.script.stat().st_mtime
+        shown = json.loads(path.read_text()) if fresh else None
+    except FileNotFoundError:  # not there yet, or the stage has just ended
+        shown = None
+    if shown is None or not shown["title"].replace(" ", "_").startswith(now):
         return f"{now}, begins"
     left = "" if shown["seconds_left"] is None else f", {duration(shown['seconds_left'])} left"
     return f"{shown['title']} {shown['done']}/{shown['total']}{left}"
 
 
-def state_of(job: Job, queue: Mapping[Path, Queued], others: Mapping[str, Job]) -> tuple[str, str]:
+def state_of(job: Job, queue: Mapping[Path, Queued] | None, others: Mapping[str, Job]) -> tuple[str, str]:
     """A job's state, and what is to be said of it.
 
+    Args:
+        queue: None where the scheduler cannot be asked; what is done can be read anywhere.
+        others: jobs by their names; those that it needs are among them.
+
     Returns:
-        one of done, running, waiting, failed (it has begun) and missing (it has not); and a line.
+        one of done, running, waiting, failed (it has begun), missing (it has not) and unknown; and a line.
     """
-    queued = queue.get(job.folder)
+    if queue is None and not job.done:
+        return "unknown", last_line(job.log) or "no log yet"
+    queued = queue.get(job.folder) if queue else None
     if queued is not None and queued.live:
         if queued.state == "running":
             return "running", _progress(job) if job.stages else "writes"
@@ -119,17 +134,33 @@ class Sweep:
 
     def states(self) -> dict[str, tuple[str, str]]:
         """Each job's state and line, by its name."""
-        queue, others = self.scheduler.queue(), {job.name: job for job in self.jobs}
+        return self._states(self._asked()[0])
+
+    def _states(self, queue: Mapping[Path, Queued] | None) -> dict[str, tuple[str, str]]:
+        others = {job.name: job for job in self.jobs}
+        for name in {name for job in self.jobs for name in job.needs} - others.keys():
+            others[name] = Job.load(self.jobs[0].folder.parent / name)  # of the sweep that submitted a shared job
         return {job.name: state_of(job, queue, others) for job in self.jobs}
 
+    def _asked(self) -> tuple[Mapping[Path, Queued] | None, str]:
+        """The queue; or None and why."""
+        try:
+            return self.scheduler.queue(), ""
+        except ValueError as error:
+            return None, str(error)
+
     def resume(self) -> int:
-        """Queue again, as they were frozen, the jobs that are missing or have failed; returns how many."""
-        with self._changing(cancelled=False):
-            queue = self.scheduler.queue()
+        """Queue again, as they were frozen, the jobs that are missing or have failed; returns how many.
+
+        A report that is queued for less than it now has to wait for is queued anew.
+        """
+        with self._changing(cancelled=False) as queue:
             again = [job for job in self.jobs if not job.done and not is_live(job.folder, queue)]
+            late = [job for job in self.jobs if again and not job.stages and is_live(job.folder, queue)]
             if again:
-                self.scheduler.submit(again)
-        return len(again)
+                self.scheduler.cancel(late)
+                self.scheduler.submit([*again, *late])
+        return len(again) + len(late)
 
     def cancel(self) -> dict[str, list[str]]:
         """End what is queued or running, but for the jobs of another sweep that still has a cell there.
@@ -137,8 +168,7 @@ class Sweep:
         Returns:
             those that go on: by the name of the sweep that needs them, their titles.
         """
-        with self._changing(cancelled=True):
-            queue = self.scheduler.queue()
+        with self._changing(cancelled=True) as queue:
             live = {job.name: job for job in self.jobs if is_live(job.folder, queue)}
             kept: dict[str, list[str]] = {}
             for path in sorted(set(self.path.parent.glob("*.json")) - {self.path}):
@@ -151,17 +181,20 @@ class Sweep:
         return {sweep: [live[name].title for name in names] for sweep, names in kept.items() if names}
 
     @contextmanager
-    def _changing(self, cancelled: bool) -> Iterator[None]:
-        """Nobody submits meanwhile; and whether the sweep still needs its jobs stands in its record."""
+    def _changing(self, cancelled: bool) -> Iterator[Mapping[Path, Queued]]:
+        """The queue, while nobody submits; and whether the sweep still needs its jobs stands in its record."""
         with locked(self.path.parents[1] / "jobs" / SUBMISSION):
+            queue = self.scheduler.queue()
             write_json(self.path, json.loads(self.path.read_text()) | {"cancelled": cancelled})
-            yield
+            yield queue
 
     def table(self) -> tuple[Table, bool]:
         """The states for the screen, and whether anything is queued or running."""
-        states = self.states()
+        queue, why = self._asked()
+        states = self._states(queue)
         counts = {kind: sum(state == kind for state, _ in states.values()) for kind in _COLOURS}
         title = f"{self.path.stem}: {', '.join(f'{n} {kind}' for kind, n in counts.items() if n)}"
+        title += f"\nthe queue is not known: {why}" if why else ""
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         for column in ("job", "state", ""):
             table.add_column(column, overflow="fold")
@@ -169,4 +202,4 @@ class Sweep:
             state, line = states[job.name]
             title = Text(job.title, style="" if job.name in self.cells else "dim")
             table.add_row(title, Text(state, style=_COLOURS[state]), Text(line))
-        return table, any(state in ("running", "waiting") for state, _ in states.values())
+        return table, any(state in ("running", "waiting", "unknown") for state, _ in states.values())

@@ -5,6 +5,7 @@ running, be it of this sweep or of another one that shares it.
 """
 
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from dcsft.artefacts import locked, write_json
 from dcsft.config import CONF
 from dcsft.launch.jobs import CONFIG, REPORT, Job, freeze, jobs_of, report_job
 from dcsft.launch.local import Local
-from dcsft.launch.scheduler import Scheduler, is_live
+from dcsft.launch.scheduler import Queued, Scheduler, is_live
 from dcsft.launch.slurm import Slurm
 from dcsft.stages.plan import plain
 
@@ -74,8 +75,8 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
         description: of the sweep, for the report.
 
     Raises:
-        ValueError: a cell cannot be run, two cells are one experiment, or the scheduler would refuse them; nothing is
-            queued then.
+        ValueError: a cell cannot be run, two cells are one experiment, other cells live under this name, or the
+            scheduler would refuse them; nothing is queued then.
     """
     if any(cfg.stage == "check" for cfg in cells):
         raise ValueError(f"stage must not be check in jobs, got launcher={cells[0].launcher.name}; add launcher=local")
@@ -98,9 +99,12 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
     (outputs / "jobs").mkdir(parents=True, exist_ok=True)
     with locked(outputs / "jobs" / SUBMISSION):  # two submissions do not queue one job twice
         queue = scheduler.queue()
+        _keep_apart(outputs / "sweeps" / f"{sweep}.json", last, queue)
         live = {job.name for job in jobs if is_live(job.folder, queue)}
-        cells_missing = [job for job in jobs if job.stages and not job.done and job.name not in live]
-        missing = [job for job in jobs if job in cells_missing or (not job.stages and _due(job, jobs, live))]
+        missing = [job for job in jobs if job.stages and not job.done and job.name not in live]
+        late = [job for job in jobs if not job.stages and missing and job.name in live]  # waits for less than all now
+        missing += [job for job in jobs if not job.stages and (job in late or _due(job, jobs, live))]
+        live -= {job.name for job in late}
         if missing:
             scheduler.refuse(missing)
         code = snapshot(outputs)
@@ -115,6 +119,7 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
         (outputs / "sweeps").mkdir(exist_ok=True)
         write_json(outputs / "sweeps" / f"{sweep}.json", record)
         if missing:
+            scheduler.cancel(late)
             scheduler.submit(missing)
     done = sum(job.done for job in jobs if job not in missing)
     queued = sum(job.stages != () for job in missing)
@@ -123,12 +128,31 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
     console.print(f"watch them: python status.py {sweep}{where}", highlight=False, soft_wrap=True)
 
 
+def _keep_apart(path: Path, cells: Sequence[str], queue: Mapping[Path, Queued]) -> None:
+    """The record of a sweep is not replaced while it is the only way to its jobs.
+
+    Raises:
+        ValueError: cells of another submission are queued or running under the name.
+    """
+    if not path.exists():
+        return
+    names = set(json.loads(path.read_text())["cells"]) - set(cells)
+    live = sum(is_live(path.parents[1] / "jobs" / name, queue) for name in names)
+    if live:
+        raise ValueError(
+            f"sweep must be a new name while other cells are queued or running under it, got {path.stem!r} with "
+            f"{live} of them; add sweep=NAME, or end them: python status.py {path.stem} --cancel"
+        )
+
+
 def _due(report: Job, jobs: Sequence[Job], live: set[str]) -> bool:
     """Whether a report is to be written (again): it is missing, or cells are still to come or newer than it."""
     if report.name in live:
         return False
+    if not report.done or Job.load(report.folder).needs != report.needs:
+        return True
     outcomes = [path for job in jobs if job.stages for path in job.outcomes]
-    if not report.done or not all(path.exists() for path in outcomes):
+    if not all(path.exists() for path in outcomes):
         return True
     return max(path.stat().st_mtime for path in outcomes) > report.outcomes[0].stat().st_mtime
 

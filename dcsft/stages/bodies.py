@@ -92,7 +92,7 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
         decoding=cfg.engine.decoding,
         feature_folder=job.features,
         feature_cache_gb=trainer.feature_cache_gb,
-        num_processes=os.cpu_count() or 1,
+        num_processes=len(os.sched_getaffinity(0)),
         console=console,
         server=asked(plain(cfg.engine), stage, folders, cfg.tuning.r),
         ranks=ranks,

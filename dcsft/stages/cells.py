@@ -30,7 +30,7 @@ def leaves(cfg: DictConfig, artefacts: Mapping[str, Artefact]) -> dict[str, Path
         case "publish":
             folder = Path("published", f"{cfg.task['name']}-{cfg.model.name}-{artefacts['label'].key}")
             left = {"labels": folder / "labels"}
-            if cfg.subset.name != "none":
+            if cfg.subset.name != "none" and cfg.paradigm["name"] != "rs":  # whose answers are the model's own
                 left["curated"] = folder / "curated" / arm_slug(cfg)
             if cfg.publish.repo is not None:
                 left["sent"] = folder / "sent" / f"{cfg.publish.repo.replace('/', '--')}.json"

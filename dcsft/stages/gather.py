@@ -138,6 +138,7 @@ class Gathered:
     outputs: Path
     shows: tuple[str, ...]
     description: str
+    logger: DictConfig
 
 
 def gather(sweep: Path, overrides: Sequence[str], say: Callable[[str], None]) -> Gathered:
@@ -145,7 +146,8 @@ def gather(sweep: Path, overrides: Sequence[str], say: Callable[[str], None]) ->
     configs = sweep_cells(sweep, overrides)
     cells, tasks = gather_cells([(cfg, command_of(sweep, own)) for cfg, own in configs], say)
     last, _ = configs[-1]
-    return Gathered(cells, tasks, Path(last.outputs).absolute(), tuple(last.shows), opening_comment(sweep))
+    outputs, description = Path(last.outputs).absolute(), opening_comment(sweep)
+    return Gathered(cells, tasks, outputs, tuple(last.shows), description, last.logger)
 
 
 def gather_cells(

@@ -197,6 +197,8 @@ class Run:
             resize = boxes is not None and boxes["frame"] == "resized"
             count = curated.write(target, self.task, kinds, target.name, resize)
             self.console.print(f"{count} curated examples: {target}", highlight=False, soft_wrap=True)
+        elif cfg.paradigm["name"] == "rs":
+            self.console.print("no curated examples: the answers of paradigm=rs are the model's own")
         if cfg.publish.repo is None:
             self.console.print("nothing was sent; add publish.repo=OWNER/NAME to share the labels")
             return

@@ -105,7 +105,7 @@ def _agent(num_devices: int, num_nodes: int) -> Sequence[str]:
 
 def _environment(num_devices: int, threads: int | None) -> Mapping[str, str]:
     paths = [str(CONF.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    threads = threads or max(1, (os.cpu_count() or 1) // num_devices)
+    threads = threads or max(1, len(os.sched_getaffinity(0)) // num_devices)
     ours = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(threads)}
     if stopping.term_warns():
         ours["PET_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"  # torchrun's own option: all but SIGTERM

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from dcsft.config import CONF, check, register
 from dcsft.launch.jobs import Job, jobs_of
+from dcsft.launch.local import Supervisor
 from dcsft.launch.scheduler import Queued, last_line
 from dcsft.launch.slurm import Slurm
 from dcsft.launch.status import Sweep, duration, state_of
@@ -122,10 +124,44 @@ def test_a_script_has_every_knob(tmp_path):
     ]
     lines = script.splitlines()
     assert "module load cuda" in lines
-    run = f"srun --mpi=none apptainer exec --nv image.sif python3 -P -m dcsft.launch.job {job.folder}"
-    assert lines.index("module load cuda") < lines.index(run)
+    run = f"srun --export=ALL --mpi=none apptainer exec --nv image.sif python3 -P -m dcsft.launch.job {job.folder}"
+    assert lines.index("module load cuda") < lines.index(f"{run} || code=$?")
+    assert "export SRUN_CPUS_PER_TASK=8" in lines
     assert "export PYTHONPATH=/code" in script
-    assert "[ ${SLURM_RESTART_COUNT:-0} -lt 3 ] && scontrol requeue $SLURM_JOB_ID" in script
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "restarts", "said"),
+    [
+        (0, 0, ""),
+        (1, 0, ""),
+        (75, 2, "scontrol requeue 7"),
+        (140, 0, "scontrol requeue 7"),  # 128 + USR2: warned before it could listen
+        (75, 3, "launcher.max_requeues=3 turns are used up; all is saved, status.py NAME --resume goes on"),
+    ],
+)
+def test_a_script_asks_for_another_turn_where_there_is_one_whatever_the_shell_was_set_to(
+    tmp_path, exit_code, restarts, said
+):
+    more = ("launcher.setup=[set -eu]", "launcher.max_requeues=3")
+    ((job, cfg),) = jobs_of(cells("table2", "seed=0", "arm=sft", "launcher=slurm", *more), tmp_path)[0]
+    for name, line in (("srun", f"exit {exit_code}"), ("scontrol", 'echo scontrol "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    script = Slurm(plain(cfg.launcher), tmp_path).script(job, Path("/code"))
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    finished = subprocess.run(["bash"], input=script, env=env, capture_output=True, text=True)
+    assert (finished.returncode, finished.stdout.strip()) == (exit_code, said), finished.stderr
+
+
+def test_one_process_plans_for_all_nodes(tmp_path):
+    several = ("trainer=multi_gpu", "trainer.num_nodes=2")
+    ((job, cfg),) = jobs_of(cells("table2", "seed=0", "arm=sft", "launcher=slurm", *several), tmp_path)[0]
+    job.folder.mkdir(parents=True)
+    job.save()
+    script = Slurm(plain(cfg.launcher), tmp_path).script(Job.load(job.folder), Path("/code"))
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in script
+    assert "\nsrun --export=ALL --nodes=1 --ntasks=1 " in script
 
 
 def test_a_clusters_values_are_written_once_in_a_yaml_of_its_own(tmp_path):
@@ -137,7 +173,7 @@ def test_a_clusters_values_are_written_once_in_a_yaml_of_its_own(tmp_path):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
         cfg = compose("config", ["launcher=ours"])
-    assert (cfg.launcher.name, cfg.launcher.partition, cfg.launcher.max_requeues) == ("slurm", "gpu", 20)
+    assert (cfg.launcher.name, cfg.launcher.partition, cfg.launcher.max_requeues) == ("slurm", "gpu", 200)
 
 
 def test_a_gpu_is_asked_for_where_the_trainer_uses_one(tmp_path):
@@ -165,7 +201,7 @@ def test_no_slurm_on_this_machine_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     (cfg,) = cells("table2", "seed=0", "arm=sft", "launcher=slurm")
     cfg.outputs = str(tmp_path)
-    with pytest.raises(ValueError, match=r"^launcher=slurm must be used where SLURM is, got no sbatch on this machine"):
+    with pytest.raises(ValueError, match=r"^launcher=slurm must be used where SLURM is, got no squeue on this machine"):
         submit([cfg], [], "", Console(quiet=True))
     assert not list((tmp_path / "jobs").glob("*/job.sh"))
 
@@ -200,6 +236,11 @@ def test_looking_at_the_data_is_no_job(tmp_path):
             "conf/launcher/submitit_local.yaml",
         ),
         (["launcher=slurm", "launcher.gpus=-1"], "launcher.gpus must be at least 0, got -1"),
+        (
+            ["launcher=slurm", "launcher.time=86400"],
+            "launcher.time must be '[D-]HH:MM:SS', or minutes below 3600, got 86400; put it in quotes, as yaml reads "
+            "24:00:00 as 86400",
+        ),
         (
             ["launcher.partition=gpu", "launcher.memory=64G"],
             "launcher.memory must be left out with launcher=local, got 64G; use launcher=slurm\n"
@@ -236,6 +277,107 @@ def test_more_gpus_than_the_machine_is_said_to_have_are_refused(tmp_path):
     (cfg,) = cells("table2", "seed=0", "arm=sft", "launcher=submitit_local", "trainer=gpu", f"outputs={tmp_path}")
     with pytest.raises(ValueError, match=r"launcher.gpus must be at least 1, the GPUs of one job, got 0"):
         submit([cfg], [], "", Console(quiet=True))
+
+
+def test_gpus_are_given_away_of_those_that_are_visible_here(tmp_path, monkeypatch):
+    listed = tmp_path / "jobs" / ".local" / "list.json"
+    listed.parent.mkdir(parents=True)
+    listed.write_text(json.dumps({"num_parallel": 4, "gpus": 2, "max_requeues": 0, "states": {}}))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert Supervisor(listed).gpus == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,GPU-7")
+    assert Supervisor(listed).gpus == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    more = ("launcher=submitit_local", "launcher.gpus=2", f"outputs={tmp_path}")
+    (cfg,) = cells("table2", "seed=0", "arm=sft", *more)
+    with pytest.raises(ValueError, match="at most the GPUs of CUDA_VISIBLE_DEVICES=2, got 2; name more of them there"):
+        submit([cfg], [], "", Console(quiet=True))
+
+
+class _Written:
+    """A queue that a test fills, and what was asked of it."""
+
+    def __init__(self, monkeypatch):
+        self.now: dict[Path, Queued] = {}
+        self.submitted, self.cancelled = [], []
+        monkeypatch.setattr(Slurm, "queue", lambda _: self.now)
+        monkeypatch.setattr(Slurm, "refuse", lambda _, jobs: None)
+        monkeypatch.setattr(Slurm, "submit", lambda _, jobs: self._submit(jobs))
+        monkeypatch.setattr(Slurm, "cancel", lambda _, jobs: self.cancelled.extend(job.name for job in jobs))
+
+    def _submit(self, jobs):
+        self.submitted.append([job.name for job in jobs])
+        self.now |= {job.folder: Queued("1", "waiting", "Dependency") for job in jobs}
+
+
+def ask(outputs: Path, sweep: str, *overrides: str) -> None:
+    some = cells(sweep, "seed=0", "launcher=slurm", f"outputs={outputs}", *overrides)
+    submit(some, [""] * len(some), "", Console(quiet=True))
+
+
+def test_a_report_waits_for_the_cells_that_are_submitted_after_it(tmp_path, monkeypatch):
+    queue = _Written(monkeypatch)
+    ask(tmp_path, "table2", "arm=sft,sft_m")
+    _, sft, sft_m, report = queue.submitted.pop()
+    assert report == "report-table2"
+    queue.now[tmp_path / "jobs" / sft] = Queued("1", "ended", "FAILED")
+    assert Sweep.load(tmp_path, "table2").resume() == 2
+    assert (queue.cancelled, queue.submitted.pop()) == ([report], [sft, report])
+    queue.now[tmp_path / "jobs" / sft_m] = Queued("1", "ended", "FAILED")
+    ask(tmp_path, "table2", "arm=sft,sft_m")
+    assert (queue.cancelled, queue.submitted.pop()) == ([report, report], [sft_m, report])
+    ask(tmp_path, "table2", "arm=sft,sft_m")
+    assert queue.submitted == [], "nothing is missing"
+
+
+def test_a_sweep_is_shown_whose_shared_job_another_sweep_has_submitted(tmp_path, monkeypatch):
+    _Written(monkeypatch)
+    ask(tmp_path, "table1")
+    ask(tmp_path, "tableS2")
+    assert {state for state, _ in Sweep.load(tmp_path, "tableS2").states().values()} == {"waiting"}
+
+
+def test_other_cells_need_another_name_while_the_first_are_alive(tmp_path, monkeypatch):
+    queue = _Written(monkeypatch)
+    ask(tmp_path, "table2", "arm=sft,sft_m")
+    before = (tmp_path / "sweeps" / "table2.json").read_text()
+    said = "sweep must be a new name while other cells are queued or running under it, got 'table2' with 2 of them; add"
+    with pytest.raises(ValueError, match=said):
+        ask(tmp_path, "table2", "arm=sft,sft_m", "train.lr=0.1")
+    assert (tmp_path / "sweeps" / "table2.json").read_text() == before
+    ask(tmp_path, "table2", "arm=sft,sft_m", "train.lr=0.1", "sweep=faster")
+    assert queue.submitted[-1][-1] == "report-faster"
+    ask(tmp_path, "table2", "arm=sft,sft_m,sft_em")
+    assert queue.submitted[-1][-1] == "report-table2", "more cells of the same are welcome"
+
+
+def test_where_the_queue_cannot_be_asked_only_what_is_done_is_known(tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        _Written(context)
+        ask(tmp_path, "table2", "arm=sft")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sweep = Sweep.load(tmp_path, "table2")
+    (job,) = sweep.jobs
+    job.log.write_text("train on 24 rows\n")
+    assert sweep.states()[job.name] == ("unknown", "train on 24 rows")
+    assert "the queue is not known: launcher=slurm must be used where SLURM is, got no squeue" in sweep.table()[0].title
+    for change in (sweep.cancel, sweep.resume):
+        with pytest.raises(ValueError, match="got no squeue"):
+            change()
+    assert not json.loads(sweep.path.read_text())["cancelled"]
+    for path in job.outcomes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"splits": {}}')
+    assert sweep.states()[job.name][0] == "done"
+
+
+def test_jobs_of_every_kind_stand_in_the_queue(tmp_path, monkeypatch):
+    lines = "12_3|PENDING|Priority|/a/b/job.sh\n9+1|RUNNING|None|/a/c/job.sh\n10|FAILED|None|/a/b/job.sh"
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho '{lines}'\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = Slurm({}, tmp_path).queue()
+    assert {path.name: queued.state for path, queued in found.items()} == {"b": "waiting", "c": "running"}
 
 
 @pytest.fixture
