@@ -68,17 +68,22 @@ class MMK12(Task):
         self._ood = tuple(name for name in BENCHMARKS if sources[name] is not None)
         self._dropped: Counter[str] = Counter()
         self._digests: dict[str, str] = {}
-        pool = self._read("train", "mmk12", sources["mmk12"], MMK12_TRAIN)
-        self._rows = {"id": self._read("id", "mmk12", sources["mmk12"], MMK12_TEST)}
-        self._rows |= {name: self._read(name, name, sources[name], BENCHMARKS[name]) for name in self._ood}
-        self._counts = tuple(count for split in self.tests for count in self._count(split, expected))
+        self._rows: dict[str, list[Example]] = {}
+        self._texts: dict[str, str] = {}
+        with self._or_missing("cold_start", "train"):
+            pool = self._read("train", "mmk12", sources["mmk12"], MMK12_TRAIN)
+            if targets is not None:
+                self._texts = self._verified(targets, {example.id: example for example in pool})
+                pool = [example for example in pool if example.id in self._texts]
+            self._rows |= self._share_out(pool)
+        for split in self.tests:
+            name = "mmk12" if split == "id" else split
+            with self._or_missing(split):
+                self._rows[split] = self._read(split, name, sources[name], BENCHMARKS.get(split, MMK12_TEST))
+        there = [split for split in self.tests if split not in self.missing]
+        self._counts = tuple(count for split in there for count in self._count(split, expected))
         self._origins = {split: str(sources["mmk12"]) for split in ("cold_start", "train", "id")}
         self._origins |= {name: str(sources[name]) for name in self._ood}
-        self._texts: dict[str, str] = {}
-        if targets is not None:
-            self._texts = self._verified(targets, {example.id: example for example in pool})
-            pool = [example for example in pool if example.id in self._texts]
-        self._rows |= self._share_out(pool)
 
     def _check(self, sources: Mapping[str, str | None], expected: Mapping[str, int | None]) -> None:
         """What can be found wrong before a file is opened."""
@@ -199,6 +204,8 @@ class MMK12(Task):
         return known | {f"num_{name}": size for name, size in sizes.items()}
 
     def examples(self, split: str) -> Sequence[Example]:
+        if split in self.missing:
+            raise ValueError(self.missing[split])
         if split not in self._rows:
             raise ValueError(f"split must be one of {', '.join(self._rows)}, got {split!r}; see the docstring of MMK12")
         return self._rows[split]
