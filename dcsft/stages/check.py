@@ -21,6 +21,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from dcsft.checks import task_problems
 from dcsft.config import check
 from dcsft.records import DIFFICULTIES, Example, Picture
 from dcsft.seeding import stream
@@ -76,6 +77,8 @@ def run(cfg: DictConfig, console: Console) -> None:
     first = rows.get("train", next(iter(rows.values())))[0]
     _print_example(task, first, console)
     problems += _count_tokens(task, rows, first, cfg, console)
+    for problem in task_problems(cfg):
+        console.print(f"[yellow]before training[/]: {problem}", highlight=False, soft_wrap=True)
     console.print(f"contact sheet: {_write_sheet(task, rows, cfg)}", highlight=False, soft_wrap=True)
     if problems:
         raise ValueError("\n".join(problems))

@@ -33,7 +33,7 @@ class MMK12(Task):
     """Answer a question on a picture after reasoning. Splits: cold_start, train, id (MMK12's test) and the benchmarks.
 
     Training answers are mostly free-form, test answers letters. The paper trains on answers that a teacher reasoned
-    out and that were found right: `targets` holds such texts; without it, SFT teaches the bare answer.
+    out and that were found right: `targets` holds such texts; without them, cold start and SFT teach the bare answer.
 
     Args:
         question: asked where a picture holds the whole question.
@@ -45,7 +45,8 @@ class MMK12(Task):
         mmmu_open: "convert" asks MMMU's open questions too and compares the answers; "drop" leaves them out.
         num_cold_start, num_train: size of these splits; num_train None: all that the cold start leaves.
         targets: a file with a JSON object a line, {"id": id of a training question, "text": what SFT teaches}. Only
-            questions with a text that the judge finds right are trained on.
+            questions with a text that the judge finds right are trained on. "bare" or None: the bare answer of every
+            question; a run that trains must say so, since the system prompt asks for reasoning.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class MMK12(Task):
         self._texts: dict[str, str] = {}
         with self._or_missing("cold_start", "train"):
             pool = self._read("train", "mmk12", sources["mmk12"], MMK12_TRAIN)
-            if targets is not None:
+            if targets not in (None, "bare"):
                 self._texts = self._verified(targets, {example.id: example for example in pool})
                 pool = [example for example in pool if example.id in self._texts]
             self._rows |= self._share_out(pool)

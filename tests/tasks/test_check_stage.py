@@ -144,6 +144,7 @@ def test_splits_that_are_missing_do_not_hide_the_others(tmp_path: Path) -> None:
     shown, problems = checked(tmp_path, "task=mmk12", *sources, "task.sources.mmmu=/nowhere", *TINY)
     assert re.findall(r"(\w+) +missing ✗", shown) == ["mmmu"]
     assert re.search(r"id +3 +3 questions ✓", shown)
+    assert "before training: task.targets must be a file of reasoned answers, or bare, with task=mmk12" in shown
     assert problems.startswith("task.sources.mmmu must be a folder or a dataset on the Hub, got '/nowhere'")
     assert len(problems.splitlines()) == 1
 
