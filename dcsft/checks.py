@@ -202,6 +202,22 @@ def model_problems(cfg: DictConfig) -> list[str]:
     return _broken(rules)
 
 
+def task_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong with what a task teaches: the cold start trains on its targets, whatever the paradigm."""
+    task = cfg.task
+    taught = task.get("targets", "its own") is not None
+    return _broken(
+        [
+            (
+                taught or task.get("system") is None,
+                f"task.targets must be a file of reasoned answers, or bare, with task={task['name']}, whose prompt "
+                "asks for reasoning, got null; set task.targets=FILE, which stage=distill makes, or task.targets=bare "
+                "to train on the bare answers",
+            )
+        ]
+    )
+
+
 def paradigm_problems(cfg: DictConfig) -> list[str]:
     """What is wrong with a paradigm beside what its class says of its arguments."""
     return grpo_problems(cfg) if cfg.paradigm["name"] == "grpo" else []

@@ -30,6 +30,7 @@ from dcsft.checks import (
     paradigm_problems,
     publish_problems,
     run_problems,
+    task_problems,
     trainer_problems,
     training_problems,
 )
@@ -157,6 +158,8 @@ def check(cfg: DictConfig) -> None:
         *(trainer_problems, launcher_problems, paradigm_problems, model_problems),
     ):
         problems += find(cfg)
+    if cfg.stage not in ("check", "distill"):  # which come before there are any; check says so
+        problems += task_problems(cfg)
     for group in ("reward", "task", "paradigm"):
         problems += _target_problems(cfg, group)
     if problems:

@@ -49,7 +49,20 @@ def test_every_choice_whose_code_exists_passes_the_checks(group, choice):
         with pytest.raises(ValueError, match=r"engine.url must begin with http.*\nengine.model must be"):
             check(cfg)
         cfg = composed("engine=server", "engine.url=http://localhost:8000/v1", "engine.model=policy")
+    if (group, choice) == ("task", "mmk12"):
+        cfg = composed("task=mmk12", "task.targets=bare")
     check(cfg)
+
+
+@pytest.mark.parametrize("paradigm", ["sft", "rs", "grpo"])
+def test_reasoning_is_not_unlearned_on_bare_answers_unless_that_is_asked_for(paradigm):
+    """The cold start of every paradigm trains on the targets."""
+    mmk12 = ("task=mmk12", f"paradigm={paradigm}")
+    with pytest.raises(ValueError, match=r"task.targets must be a file of .*, got null; set task.targets=FILE, which"):
+        check(composed(*mmk12))
+    for fine in ("task.targets=FILE", "task.targets=bare", "task.system=null", "stage=check"):
+        check(composed(*mmk12, fine))
+    check(composed(*mmk12, "stage=distill", *SERVER))
 
 
 def test_the_default_is_sft_em_on_icons_with_the_tiny_model():

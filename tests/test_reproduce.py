@@ -33,6 +33,14 @@ def test_every_table_and_figure_has_a_command(heading: str) -> None:
     assert f"(#{heading.lower().replace(' ', '-')})" in TEXT  # in the table of all
 
 
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_the_seeds_of_the_table_are_those_of_the_sweep(heading: str) -> None:
+    """A row is | [Table 1](#table-1) | what | the paper's numbers | seeds | hours |."""
+    (row,) = re.findall(rf"^\| \[{heading}(?: †)?\]\(.*$", TEXT, re.MULTILINE)
+    sweep = OmegaConf.load(ROOT / "sweeps" / f"{heading[0].lower()}{heading[1:].replace(' ', '')}.yaml")
+    assert row.split("|")[4].replace(" ", "") == str(sweep.hydra.sweeper.params.seed)
+
+
 def test_nothing_but_commands_stands_in_the_blocks() -> None:
     assert len(COMMANDS) > 25
     assert all(command.startswith(("python train.py ", "python report.py ")) for command in COMMANDS)

@@ -44,7 +44,7 @@ class Server(Engine):
     Args:
         client: asks the server.
         vlm: the model that the server must hold: its tokenizer, and the answers to compare with.
-        local: the local engine of `vlm`.
+        local: the local engine of `vlm`; None where `vlm` has no weights, which takes parity_check=0.
         weights: the folder in the store that the server's model comes from.
         parity_check: so many of the first requests are answered both ways; 0 trusts the server.
         extensions: send what vLLM and SGLang take beyond the protocol: top_k, a repetition penalty and min_p that are
@@ -57,7 +57,7 @@ class Server(Engine):
         self,
         client: Client,
         vlm: VLM,
-        local: Engine,
+        local: Engine | None,
         weights: Path,
         parity_check: int,
         extensions: bool,
@@ -125,6 +125,7 @@ class Server(Engine):
     def _check(self, requests: Sequence[Request], sampling: Sampling) -> None:
         """Refuse a server whose prompts, greedy answers or log-probabilities are not those of `vlm`, or that does not
         sample when it should."""
+        assert self.local is not None
         greedy = Sampling.greedy(min(sampling.max_new_tokens, _CHECKED_TOKENS))
         expected = [group[0] for group in self.local.generate(requests, 1, greedy)]
 

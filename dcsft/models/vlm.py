@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,7 +13,14 @@ from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dcsft.models.attention import attention_of
@@ -61,6 +68,7 @@ class VLM:
         device: str = "cpu",
         max_tiles: int | None = None,
         attention: str = "sdpa",
+        weights: bool = True,
     ) -> "VLM":
         """A model saved at `path` or on the Hub, in eval mode; code in the checkpoint is never run.
 
@@ -68,20 +76,23 @@ class VLM:
             dtype: of the weights; rotary frequencies stay in float32.
             min_pixels, max_pixels, max_tiles: how large pictures are seen; null leaves it to the processor.
             attention: auto, sdpa, flash_attention_2 or eager.
+            weights: without, it knows its tokens and pictures, but can compute nothing, and needs no memory.
 
         Raises:
             ValueError: nothing that can be loaded is at `path`, or it was trained on pictures of another size.
         """
         try:
-            model_type = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
-            family = family_of(model_type)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            family = family_of(config.model_type)
             processor = load_processor(path)
         except (OSError, ValueError) as error:
             raise _no_model(path, error) from error
         limit_pictures(processor, family, min_pixels, max_pixels, max_tiles)
         ours = read(Path(path))
         base = ours.base if ours is not None else Path(path).name if Path(path).is_dir() else str(path)
-        contract_of(base, model_type, family, processor).refuse_other(Path(path), family)
+        contract_of(base, config.model_type, family, processor).refuse_other(Path(path), family)
+        if not weights:
+            return cls(_without_weights(path, config).eval(), processor, base)
         kernels = attention_of(attention, family, device, dtype)
         try:
             model = AutoModelForImageTextToText.from_pretrained(
@@ -283,6 +294,15 @@ class VLM:
             self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
         self.contract.write(Path(folder))
+
+
+def _without_weights(path: str | Path, config: PretrainedConfig) -> PreTrainedModel:
+    """The model at `path` with tensors that have shapes and no numbers."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    with suppress(OSError):  # it has none of its own: the model's stands
+        model.generation_config = GenerationConfig.from_pretrained(path)
+    return model
 
 
 def _no_model(path: str | Path, error: Exception) -> ValueError:

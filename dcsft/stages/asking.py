@@ -29,7 +29,12 @@ class Asked:
     start: str
     """The command that starts it."""
 
-    def engine(self, vlm: "VLM", local: Engine) -> Engine:
+    @property
+    def trusted(self) -> bool:
+        """Whether its answers are compared with no local model's, which then need not be loaded."""
+        return bool(self.settings["parity_check"] == 0)
+
+    def engine(self, vlm: "VLM", local: Engine | None) -> Engine:
         """The engine that asks it instead of `local`."""
         from dcsft.generation.server import Server  # torch; a distillation does without
 

@@ -80,7 +80,9 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
     cfg, stage, folder, folders = job.cfg, job.stage, job.folder, job.folders
     trainer = cfg.trainer
     transformers_logging.disable_progress_bar()
-    if trainer.device == "cuda" and not torch.cuda.is_available():
+    server = asked(plain(cfg.engine), stage, folders, cfg.tuning.r)
+    weights = server is None or not server.trusted
+    if weights and trainer.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"trainer={trainer.name} must have a GPU, got none on this machine; use trainer=cpu")
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
@@ -94,7 +96,7 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
         feature_cache_gb=trainer.feature_cache_gb,
         num_processes=len(os.sched_getaffinity(0)),
         console=console,
-        server=asked(plain(cfg.engine), stage, folders, cfg.tuning.r),
+        server=server,
         ranks=ranks,
         progress_file=job.folder / FILE if ranks.first else None,
         sharded=trainer.strategy == "fsdp",
@@ -110,12 +112,12 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
         return
     greedy = Sampling.greedy(cfg.max_new_tokens, cfg.evaluate.repetition_penalty)
     if stage == "evaluate":
-        evaluate.run(folder, trained(cfg, folders, *place), task, greedy, runtime)
+        evaluate.run(folder, trained(cfg, folders, *place, weights), task, greedy, runtime)
         return
     if stage == "label" and cfg.label.name == "release":
         release_labels.run(folder, task, difficulties(cfg), cfg.label.num_samples)
         return
-    policy = _load(cfg, folders["cold_start"] / cold_start.MODEL, *place)
+    policy = _load(cfg, folders["cold_start"] / cold_start.MODEL, *place, weights)
     if stage == "label":
         spread = (cfg.label.temperature, cfg.label.top_p, cfg.label.top_k)
         sampling = Sampling(*spread, cfg.max_new_tokens, cfg.seeds.label)
@@ -138,20 +140,25 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
     )
 
 
-def trained(cfg: DictConfig, folders: Mapping[str, Path], device: str, attention: str) -> VLM:
-    """The model that a run has made: the trained one, or the cold-started one of the baseline."""
+def trained(cfg: DictConfig, folders: Mapping[str, Path], device: str, attention: str, weights: bool = True) -> VLM:
+    """The model that a run has made: the trained one, or the cold-started one of the baseline.
+
+    Args:
+        weights: without, it can compute nothing, which is enough to ask a server that has it.
+    """
     if "train" in folders and not (folders["train"] / train.ADAPTER).exists():
-        return _load(cfg, folders["train"] / train.MODEL, device, attention)
-    policy = _load(cfg, folders["cold_start"] / cold_start.MODEL, device, attention)
-    if "train" in folders:
+        return _load(cfg, folders["train"] / train.MODEL, device, attention, weights)
+    policy = _load(cfg, folders["cold_start"] / cold_start.MODEL, device, attention, weights)
+    if "train" in folders and weights:
         policy.load_adapter(folders["train"] / train.ADAPTER)
     return policy
 
 
-def _load(cfg: DictConfig, path: str | Path, device: str, attention: str) -> VLM:
+def _load(cfg: DictConfig, path: str | Path, device: str, attention: str, weights: bool = True) -> VLM:
     model = cfg.model
     limits = (model.min_pixels, model.max_pixels)
-    vlm = VLM.load(path, model.dtype, *limits, device=device, max_tiles=model.max_tiles, attention=attention)
+    how = {"device": device, "max_tiles": model.max_tiles, "attention": attention}
+    vlm = VLM.load(path, model.dtype, *limits, **how, weights=weights)
     if model.gradient_checkpointing:
         vlm.recompute_activations()
     return vlm

@@ -1,7 +1,8 @@
 """check: look at the data before anything is computed. Are they there, all of them, and can they be read and judged?
 
 It takes seconds, reads no weights and needs neither a GPU nor the store. A contact sheet is left in outputs/check/.
-What is wrong is said at the end, one line each, as the error that the run ends with.
+What is wrong is said at the end, one line each, as the error that the run ends with; a split that is missing does not
+keep the others from being shown.
 """
 
 import statistics
@@ -20,13 +21,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from dcsft.checks import task_problems
 from dcsft.config import check
 from dcsft.records import DIFFICULTIES, Example, Picture
 from dcsft.seeding import stream
 from dcsft.stages.plan import difficulties, shipped_foundation, uncounted_task
 from dcsft.stages.progress import bar
 from dcsft.tasks.sources import UNREADABLE
-from dcsft.tasks.task import Task, check_judge
+from dcsft.tasks.task import Task, check_judge, data_problems
 
 _UNREADABLE = (*UNREADABLE, Image.DecompressionBombError)
 _NAMED = 3
@@ -58,24 +60,32 @@ def run(cfg: DictConfig, console: Console) -> None:
     """
     check(cfg)
     task = uncounted_task(cfg)
-    rows = {split: task.examples(split) for split in ("cold_start", "train", *task.tests)}
+    rows = {split: task.examples(split) for split in _splits(task) if split not in task.missing}
+    problems = data_problems(task)
+    if not rows:
+        raise ValueError("\n".join(problems))
     _print_origins(task, console)
     looked = _open_pictures(rows, cfg.check.num_pictures, console)
     console.print(_splits_table(task, rows, looked))
     for reason, count in task.dropped.items():
         console.print(f"[yellow]{count} examples dropped[/]: {reason}", highlight=False)
     if cfg.label.name == "release":
-        counts = Counter(difficulties(cfg).values())
-        console.print(f"labels of the release: {', '.join(f'{counts[name]:,} {name}' for name in DIFFICULTIES)}")
-    if task.classes is not None:
+        problems += _labels_of_the_release(cfg, console)
+    if task.classes is not None and "train" in rows:
         console.print(_classes_table(rows["train"]))
-    problems = [count.problem for count in task.counts if not count.fits]
     problems += [*_broken_pictures(task, looked), *_classes_without_training(task, rows), *_judge(task, rows, console)]
-    _print_example(task, rows["train"][0], console)
-    problems += _count_tokens(task, rows, cfg, console)
+    first = rows.get("train", next(iter(rows.values())))[0]
+    _print_example(task, first, console)
+    problems += _count_tokens(task, rows, first, cfg, console)
+    for problem in task_problems(cfg):
+        console.print(f"[yellow]before training[/]: {problem}", highlight=False, soft_wrap=True)
     console.print(f"contact sheet: {_write_sheet(task, rows, cfg)}", highlight=False, soft_wrap=True)
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _splits(task: Task) -> tuple[str, ...]:
+    return ("cold_start", "train", *task.tests)
 
 
 def _some(items: Sequence[_Item], count: int | None, *purpose: object) -> list[_Item]:
@@ -131,7 +141,11 @@ def _splits_table(task: Task, rows: Rows, looked: Mapping[str, _Looked]) -> Tabl
         *(("of the rows",) if grouped else ()),
     ):
         table.add_column(name)
-    for split, some in rows.items():
+    for split in _splits(task):
+        if split in task.missing:
+            table.add_row(split, "[red]missing ✗[/]")
+            continue
+        some = rows[split]
         cells = [split, f"{len(some):,}"]
         if task.counts:
             cells.append(_counted(task, split))
@@ -207,10 +221,19 @@ def _classes_table(train: Iterable[Example]) -> Table:
 
 def _classes_without_training(task: Task, rows: Rows) -> list[str]:
     """Classes of the ID set that training does not have are none of its distribution."""
-    if task.classes is None:
+    if task.classes is None or "id" not in rows:
         return []
     unknown = sorted({row.target.casefold() for row in rows["id"]} - task.classes)
     return [f"id must have the classes of train, got {len(unknown)} it lacks: {_first(unknown)}"] if unknown else []
+
+
+def _labels_of_the_release(cfg: DictConfig, console: Console) -> list[str]:
+    try:
+        counts = Counter(difficulties(cfg).values())
+    except ValueError as error:
+        return [str(error)]
+    console.print(f"labels of the release: {', '.join(f'{counts[name]:,} {name}' for name in DIFFICULTIES)}")
+    return []
 
 
 def _judge(task: Task, rows: Rows, console: Console) -> list[str]:
@@ -244,7 +267,7 @@ def _print_example(task: Task, example: Example, console: Console) -> None:
     console.print(Panel(shown, title=Text(example.id), title_align="left"))
 
 
-def _count_tokens(task: Task, rows: Rows, cfg: DictConfig, console: Console) -> list[str]:
+def _count_tokens(task: Task, rows: Rows, first: Example, cfg: DictConfig, console: Console) -> list[str]:
     """Tokens of the example shown, and the longest of some prompts against the model's context."""
     model = cfg.model
     if model.from_scratch:
@@ -258,7 +281,7 @@ def _count_tokens(task: Task, rows: Rows, cfg: DictConfig, console: Console) -> 
     except ValueError as error:
         console.print(f"tokens: not counted; {error}", highlight=False, soft_wrap=True)
         return []
-    first, lengths = rows["train"][0], {}
+    lengths = {}
     chosen = [
         first,
         *(row for split, some in rows.items() for row in _some(some, cfg.check.num_prompts, "prompts", split)),

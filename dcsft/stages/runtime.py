@@ -50,6 +50,8 @@ class Runtime:
 
     def engine(self, vlm: VLM) -> Engine:
         """What answers in a stage; made once, when the policy is tuned: the vision weights say which features fit."""
+        if self.server is not None and self.server.trusted:
+            return self.server.engine(vlm, None)
         local = SharedPrefix(vlm, self.generation_batch_size, self.decoding, self.features(vlm))
         return local if self.server is None else self.server.engine(vlm, local)
 

@@ -103,13 +103,7 @@ class ImageNet(Task):
         self._wnids = frozenset(one.wnid for one in trained)
         _check_cold_start(num_cold_start, num_per_class, len(trained))
         given = {"train": train, "val": val, "imagenet_r": imagenet_r, "imagenet_a": imagenet_a}
-        sources = {option: _source(option, source, root) for option, source in given.items()}
-        found = self._find(sources)
-        if release is None:
-            pictures = _draw(found["train"], sources["train"], num_per_class, num_cold_start // len(trained), seed)
-            pictures |= {split: _all(found[_OPTIONS[split]]) for split in self.tests}
-        else:
-            pictures = {split: released_pictures(release, split) for split in _OPTIONS}
+        _check_given(given, root)
         expected = {
             "cold_start": num_cold_start,
             "train": num_per_class * len(trained) - num_cold_start,
@@ -117,30 +111,36 @@ class ImageNet(Task):
             "imagenet_r": num_imagenet_r,
             "imagenet_a": num_imagenet_a,
         }
-        self._origins = {split: sources[_OPTIONS[split]] for split in pictures}
+        self._origins: dict[str, str] = {}
+        self._rows: dict[str, list[Example]] = {}
+        for option in _PLACES:
+            splits = [split for split, shown in _OPTIONS.items() if shown == option]
+            with self._or_missing(*splits):
+                source = _source(option, given[option], root)
+                index = self._find(option, source)
+                if release is not None:
+                    pictures = {split: released_pictures(release, split) for split in splits}
+                elif option == "train":
+                    pictures = _draw(index, source, num_per_class, num_cold_start // len(trained), seed)
+                else:
+                    pictures = {split: _all(index) for split in splits}
+                self._rows |= {split: self._examples(split, pictures[split], index, source) for split in splits}
+                self._origins |= dict.fromkeys(splits, source)
         self._counts = tuple(
             _count(split, len(rows), expected[split], release or self._origins[split])
-            for split, rows in pictures.items()
+            for split, rows in self._rows.items()
         )
-        self._rows = {
-            split: self._examples(split, rows, found[_OPTIONS[split]], self._origins[split])
-            for split, rows in pictures.items()
-        }
 
-    def _find(self, sources: Mapping[str, str]) -> dict[str, Index]:
-        """The pictures of each option's classes."""
+    def _find(self, option: str, source: str) -> Index:
+        """The pictures of an option's classes."""
         classes = {
             "train": self._wnids,
             "val": self._wnids,
             "imagenet_r": [one.wnid for one in single_word_classes() if one.in_r],
             "imagenet_a": [one.wnid for one in single_word_classes() if one.in_a],
         }
-        return {
-            option: find_pictures(
-                f"task.{option}", sources[option], place.parquet_split, classes[option], place.numbered
-            )
-            for option, place in _PLACES.items()
-        }
+        place = _PLACES[option]
+        return find_pictures(f"task.{option}", source, place.parquet_split, classes[option], place.numbered)
 
     def _examples(self, split: str, rows: Sequence[ReleasedPicture], index: Index, source: str) -> list[Example]:
         """One row a picture; a training picture keeps its id whichever side of the cold start it falls on."""
@@ -182,6 +182,8 @@ class ImageNet(Task):
         return frozenset(one.name.casefold() for one in single_word_classes() if one.wnid in self._wnids)
 
     def examples(self, split: str) -> Sequence[Example]:
+        if split in self.missing:
+            raise ValueError(self.missing[split])
         if split not in self._rows:
             raise ValueError(f"split must be one of {', '.join(_OPTIONS)}, got {split!r}; ImageNet has no others")
         return self._rows[split]
@@ -205,17 +207,24 @@ def _source(option: str, given: str | None, root: str | None) -> str:
     """What `given` says, or the option's usual folder below `root`."""
     if given is not None:
         return given
-    below = " or ".join(f"DIR/{place}" for place in _PLACES[option].below)
-    if root is None:
-        raise ValueError(
-            f"task.{option} must be a folder or a dataset on the Hub, got None; set task.root=DIR, which has {below}, "
-            f"or task.{option}=DIR"
-        )
-    folders = [Path(root).expanduser() / place for place in _PLACES[option].below]
+    folders = [Path(root or "").expanduser() / place for place in _PLACES[option].below]
     for folder in folders:
         if folder.is_dir():
             return str(folder)
-    raise ValueError(f"task.root must have the folder {below}, got {root!r} without it; set task.{option}=DIR")
+    raise ValueError(f"task.root must have the folder {_below(option)}, got {root!r} without it; set task.{option}=DIR")
+
+
+def _below(option: str) -> str:
+    return " or ".join(f"DIR/{place}" for place in _PLACES[option].below)
+
+
+def _check_given(given: Mapping[str, str | None], root: str | None) -> None:
+    for option, source in given.items():
+        if source is None and root is None:
+            raise ValueError(
+                f"task.{option} must be a folder or a dataset on the Hub, got None; set task.root=DIR, which has "
+                f"{_below(option)}, or task.{option}=DIR"
+            )
 
 
 def _count(split: str, there: int, expected: int, place: str) -> Count:

@@ -33,7 +33,7 @@ class MMK12(Task):
     """Answer a question on a picture after reasoning. Splits: cold_start, train, id (MMK12's test) and the benchmarks.
 
     Training answers are mostly free-form, test answers letters. The paper trains on answers that a teacher reasoned
-    out and that were found right: `targets` holds such texts; without it, SFT teaches the bare answer.
+    out and that were found right: `targets` holds such texts; without them, cold start and SFT teach the bare answer.
 
     Args:
         question: asked where a picture holds the whole question.
@@ -45,7 +45,8 @@ class MMK12(Task):
         mmmu_open: "convert" asks MMMU's open questions too and compares the answers; "drop" leaves them out.
         num_cold_start, num_train: size of these splits; num_train None: all that the cold start leaves.
         targets: a file with a JSON object a line, {"id": id of a training question, "text": what SFT teaches}. Only
-            questions with a text that the judge finds right are trained on.
+            questions with a text that the judge finds right are trained on. "bare" or None: the bare answer of every
+            question; a run that trains must say so, since the system prompt asks for reasoning.
     """
 
     def __init__(
@@ -68,17 +69,22 @@ class MMK12(Task):
         self._ood = tuple(name for name in BENCHMARKS if sources[name] is not None)
         self._dropped: Counter[str] = Counter()
         self._digests: dict[str, str] = {}
-        pool = self._read("train", "mmk12", sources["mmk12"], MMK12_TRAIN)
-        self._rows = {"id": self._read("id", "mmk12", sources["mmk12"], MMK12_TEST)}
-        self._rows |= {name: self._read(name, name, sources[name], BENCHMARKS[name]) for name in self._ood}
-        self._counts = tuple(count for split in self.tests for count in self._count(split, expected))
+        self._rows: dict[str, list[Example]] = {}
+        self._texts: dict[str, str] = {}
+        with self._or_missing("cold_start", "train"):
+            pool = self._read("train", "mmk12", sources["mmk12"], MMK12_TRAIN)
+            if targets not in (None, "bare"):
+                self._texts = self._verified(targets, {example.id: example for example in pool})
+                pool = [example for example in pool if example.id in self._texts]
+            self._rows |= self._share_out(pool)
+        for split in self.tests:
+            name = "mmk12" if split == "id" else split
+            with self._or_missing(split):
+                self._rows[split] = self._read(split, name, sources[name], BENCHMARKS.get(split, MMK12_TEST))
+        there = [split for split in self.tests if split not in self.missing]
+        self._counts = tuple(count for split in there for count in self._count(split, expected))
         self._origins = {split: str(sources["mmk12"]) for split in ("cold_start", "train", "id")}
         self._origins |= {name: str(sources[name]) for name in self._ood}
-        self._texts: dict[str, str] = {}
-        if targets is not None:
-            self._texts = self._verified(targets, {example.id: example for example in pool})
-            pool = [example for example in pool if example.id in self._texts]
-        self._rows |= self._share_out(pool)
 
     def _check(self, sources: Mapping[str, str | None], expected: Mapping[str, int | None]) -> None:
         """What can be found wrong before a file is opened."""
@@ -199,6 +205,8 @@ class MMK12(Task):
         return known | {f"num_{name}": size for name, size in sizes.items()}
 
     def examples(self, split: str) -> Sequence[Example]:
+        if split in self.missing:
+            raise ValueError(self.missing[split])
         if split not in self._rows:
             raise ValueError(f"split must be one of {', '.join(self._rows)}, got {split!r}; see the docstring of MMK12")
         return self._rows[split]

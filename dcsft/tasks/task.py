@@ -1,7 +1,8 @@
 """The contract of a task: examples, prompt, target, and the only judge."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dcsft.records import Example, Message, Score
@@ -39,6 +40,16 @@ class Task(ABC):
     def __init__(self, reward: Reward, question: str) -> None:
         self.reward = reward
         self.question = question
+        self.missing: dict[str, str] = {}
+        """Why a split cannot be had, by its name. A run refuses the task then; a check shows the others."""
+
+    @contextmanager
+    def _or_missing(self, *splits: str) -> Iterator[None]:
+        """What cannot be loaded inside leaves `splits` missing, and does not keep the other splits back."""
+        try:
+            yield
+        except ValueError as error:
+            self.missing |= dict.fromkeys(splits, str(error))
 
     @property
     @abstractmethod
@@ -104,13 +115,19 @@ class Task(ABC):
         return self.reward(text, example.target, example.options)
 
 
+def data_problems(task: Task) -> list[str]:
+    """One line a thing that is missing, or a number that is not as expected."""
+    # Splits that share a source miss it for one reason.
+    return [*dict.fromkeys(task.missing.values()), *(count.problem for count in task.counts if not count.fits)]
+
+
 def require_counts(task: Task) -> None:
     """Nothing, if all that must be there is there.
 
     Raises:
-        ValueError: one line a number that is not as expected.
+        ValueError: one line a thing that is missing, or a number that is not as expected.
     """
-    problems = [count.problem for count in task.counts if not count.fits]
+    problems = data_problems(task)
     if problems:
         raise ValueError("\n".join(problems))
 

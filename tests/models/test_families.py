@@ -93,6 +93,17 @@ def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(any_mini: VL
         assert any_mini.processor.tokenizer.decode(whole[len(ours) :]).strip() == ""
 
 
+def test_without_weights_a_model_knows_its_tokens(any_mini: VLM, tmp_path: Path) -> None:
+    any_mini.save(tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        path.unlink()
+    bare = VLM.load(tmp_path, weights=False)
+    for name in ("eos_ids", "picture_ids", "end_of_turn_id", "context_length"):
+        assert getattr(bare, name) == getattr(any_mini, name), name
+    assert bare.contract.pictures == any_mini.contract.pictures
+    assert all(parameter.is_meta for parameter in bare.model.parameters())
+
+
 @torch.no_grad()
 def test_padded_rows_of_mixed_pictures_are_those_computed_alone(any_mini: VLM) -> None:
     together = _all_logits(any_mini)

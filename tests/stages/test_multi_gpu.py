@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_conf import composed
+from test_conf import _keys, composed
 
 from dcsft.artefacts import write_json
 from dcsft.config import CONF, check
@@ -150,6 +150,16 @@ def test_a_wrong_number_of_processes_is_refused(overrides, said, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ValueError, match=re.escape(said)):
         check(composed(*overrides))
+
+
+def test_full_tuning_is_sharded_by_default_and_no_key_depends_on_it():
+    assert composed("trainer=multi_gpu").trainer.strategy == "fsdp"
+    for tuning in ("lora", "full"):
+        one, *others = (
+            _keys(composed(f"tuning={tuning}", *trainer))
+            for trainer in (("trainer=cpu",), TWO, (*TWO, "trainer.strategy=ddp"))
+        )
+        assert others == [one, one]
 
 
 # --- what is said of workers that failed -----------------------------------------------------------------------------

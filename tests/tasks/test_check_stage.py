@@ -1,6 +1,7 @@
 """stage=check on every task: what it shows of good data, and what it says of bad."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +112,41 @@ def test_pictures_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
     assert "got 5 that are not among 68 opened: " in unread
     assert [str(path) in unread for path in torn] == [True, True, True, False, False]
     assert len(problems.splitlines()) == 2
+
+
+def test_splits_that_are_missing_do_not_hide_the_others(tmp_path: Path) -> None:
+    overrides = imagenet(tmp_path)
+    shutil.rmtree(tmp_path / "world" / "imagenet-a")
+    shutil.rmtree(tmp_path / "world" / "imagenet-r" / "n01498041")
+    few = ("check.num_pictures=3", "check.num_prompts=1")
+    shown, problems = checked(tmp_path, *overrides, *few)
+    assert re.search(r"train +200 +200 pictures ✓", shown)
+    assert re.search(r"id +100 +100 pictures ✓", shown)
+    assert re.findall(r"(\w+) +missing ✗", shown) == ["imagenet_r", "imagenet_a"]
+    assert "100 classes in train: 2 each" in shown
+    assert "contact sheet: " in shown
+    drawn, natural = problems.splitlines()
+    assert "task.imagenet_r must have pictures of all 68 classes" in drawn
+    assert "without 1 of them: n01498041 (stingray)" in drawn
+    assert natural.startswith("task.root must have the folder DIR/imagenet-a, got ")
+
+    shutil.rmtree(tmp_path / "world" / "train")  # what cold start and training share is missing once
+    shown, problems = checked(tmp_path, *overrides, *few)
+    assert re.findall(r"(\w+) +missing ✗", shown) == ["cold_start", "train", "imagenet_r", "imagenet_a"]
+    assert re.search(r"id +100 +100 pictures ✓", shown)
+    assert [line.split(",")[0] for line in problems.splitlines()] == [
+        "task.root must have the folder DIR/train or DIR/ILSVRC/Data/CLS-LOC/train",
+        "task.imagenet_r must have pictures of all 68 classes",
+        "task.root must have the folder DIR/imagenet-a",
+    ]
+
+    sources = reasoning_data.write_all(tmp_path / "reasoning")
+    shown, problems = checked(tmp_path, "task=mmk12", *sources, "task.sources.mmmu=/nowhere", *TINY)
+    assert re.findall(r"(\w+) +missing ✗", shown) == ["mmmu"]
+    assert re.search(r"id +3 +3 questions ✓", shown)
+    assert "before training: task.targets must be a file of reasoned answers, or bare, with task=mmk12" in shown
+    assert problems.startswith("task.sources.mmmu must be a folder or a dataset on the Hub, got '/nowhere'")
+    assert len(problems.splitlines()) == 1
 
 
 def test_the_labels_of_the_release_are_counted(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ import huggingface_hub
 import pandas as pd
 import pytest
 from huggingface_hub.errors import GatedRepoError
+from hydra import compose, initialize_config_dir
+from rich.console import Console
 from small_imagenet import (
     CLASSES,
     IN_A,
@@ -31,11 +33,11 @@ from small_imagenet import (
     write_world,
 )
 
-from dcsft.config import CONF
+from dcsft.config import CONF, register
 from dcsft.records import Label
 from dcsft.report.figures import pass_rate_histogram
 from dcsft.rewards.exact import Exact
-from dcsft.stages import release_labels
+from dcsft.stages import check, release_labels
 from dcsft.stages.label import read_labels
 from dcsft.tasks.imagenet import ImageNet
 from dcsft.tasks.imagenet_classes import single_word_classes, training_classes
@@ -501,3 +503,37 @@ def test_a_run_on_the_releases_rows_and_labels(world: Path, tmp_path: Path) -> N
     (scores,) = (tmp_path / "outputs").glob("store/evaluate/*/scores.parquet")
     assert pd.read_parquet(scores).groupby("split").size().to_dict() == {"id": 100, "imagenet_r": 68, "imagenet_a": 87}
     assert not list((tmp_path / "outputs").glob("store/label/*/rollouts.parquet"))
+
+
+@pytest.mark.slow
+def test_a_run_on_sampled_labels_from_the_hubs_training_set_and_a_flat_validation_set(tmp_path: Path) -> None:
+    """Four drawn classes: train as the Hub's Parquet, val with the devkit, R and A in folders."""
+    world = write_world(tmp_path / "world", [one.wnid for one in training_classes(4, 0)])
+    write_parquet(world / "train", tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", suffixed=True)
+    shutil.rmtree(world / "train")
+    write_devkit(world / "ILSVRC2012_devkit_t12" / "data", flatten_validation(world))
+    sizes = SIZES | {"classes": 4, "num_cold_start": 4}
+    words = [
+        *("task=imagenet", "model=tiny", "trainer=cpu", "subset=all"),
+        *(f"task.root={world}", f"task.train={tmp_path / 'hub'}", f"outputs={tmp_path / 'outputs'}"),
+        *(f"task.{name}={value}" for name, value in sizes.items()),
+        *("cold_start.epochs=null", "cold_start.steps=1", "train.steps=1", "train.class_metrics_every=0"),
+        *("label.num_samples=2", "max_new_tokens=2", "check.num_pictures=2", "check.num_prompts=1"),
+    ]
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        check.run(compose("config", [*words, "stage=check"]), Console(quiet=True))
+    assert (tmp_path / "outputs" / "check" / "imagenet.png").exists()
+    finished = subprocess.run(
+        [sys.executable, "train.py", *words, "stage=evaluate"],
+        cwd=CONF.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "train on 8 rows" in finished.stdout
+    store = tmp_path / "outputs" / "store"
+    (labels,), (scores,) = store.glob("label/*/labels.parquet"), store.glob("evaluate/*/scores.parquet")
+    assert list(pd.read_parquet(labels)["num_samples"]) == [2] * 8
+    assert pd.read_parquet(scores).groupby("split").size().to_dict() == {"id": 4, "imagenet_r": 68, "imagenet_a": 87}

@@ -15,7 +15,15 @@ pytestmark = pytest.mark.slow
 
 
 def run(outputs: Path, *overrides: str) -> subprocess.CompletedProcess:
-    arguments = ["task=mmk12", "model=tiny", "trainer=cpu", "max_new_tokens=5", f"outputs={outputs}", *overrides]
+    arguments = [
+        "task=mmk12",
+        "task.targets=bare",
+        "model=tiny",
+        "trainer=cpu",
+        "max_new_tokens=5",
+        f"outputs={outputs}",
+        *overrides,
+    ]
     return subprocess.run(
         [sys.executable, "train.py", *arguments], cwd=CONF.parent, capture_output=True, text=True, timeout=120
     )
