@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
+    from pyarrow import DataType
     from pyarrow.parquet import ParquetFile
 
 UNREADABLE = (
@@ -192,6 +193,15 @@ def parquet_file(name: str, path: Path) -> "ParquetFile":
         raise ValueError(f"{name} must hold readable Parquet files, got {str(path)!r} ({error})") from error
 
 
+def _holds_pictures(kind: "DataType") -> bool:
+    """Whether a column is the Hub's picture: its encoded bytes, and the name of the file that they come from."""
+    import pyarrow.types as types
+
+    fields = {field.name: field.type for field in kind} if types.is_struct(kind) else {}
+    encoded = fields.get("bytes")
+    return "path" in fields and encoded is not None and (types.is_binary(encoded) or types.is_large_binary(encoded))
+
+
 def parquet_rows(
     name: str, files: Sequence[Path], columns: Sequence[str], pictures: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
@@ -203,7 +213,7 @@ def parquet_rows(
         pictures: columns that hold pictures; their value is a `PictureCell`, or None where the row has none.
 
     Raises:
-        ValueError: a file lacks a column or cannot be read.
+        ValueError: a file lacks a column, keeps pictures in another form, or cannot be read.
     """
     for path in files:
         file = parquet_file(name, path)
@@ -214,6 +224,12 @@ def parquet_rows(
                 f"{name} must have the columns {', '.join((*columns, *pictures))}, got {str(path)!r} with "
                 f"{', '.join(there)}; it lacks {', '.join(missing)}"
             )
+        for picture in pictures:
+            if not _holds_pictures(kind := file.schema_arrow.field(picture).type):
+                raise ValueError(
+                    f"the column {picture} of {name} must hold pictures as a struct of bytes and path, got {kind} in "
+                    f"{str(path)!r}; save it as the Image feature of `datasets`"
+                )
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=[*columns, *(f"{picture}.path" for picture in pictures)])
             names = {picture: table[picture].to_pylist() for picture in pictures}  # without their bytes
