@@ -35,14 +35,18 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: width and height change pl
 
 @dataclass(frozen=True)
 class _Opener:
-    """Reads a picture when called, and refuses one of another size: its boxes would be scaled from the wrong frame."""
+    """Reads a picture when called, and refuses one of another size: its boxes would be scaled from the wrong frame.
+
+    Boxes that were annotated before the picture was turned by its EXIF are shown the picture as they know it. A half
+    turn or a mirrored picture leaves the size as it is, so nothing tells there; it is shown upright.
+    """
 
     path: str
     size: Frame
 
     def __call__(self) -> Image.Image:
         try:
-            picture = PictureFile(self.path)()
+            picture = PictureFile(self.path, size=(self.size.width, self.size.height))()
         except OSError as error:
             raise ValueError(f"the picture {self.path!r} must be readable, got {error}; download it again") from error
         if picture.size != (self.size.width, self.size.height):
@@ -55,7 +59,11 @@ class _Opener:
 
 @cache
 def _size_of(path: str) -> Frame:
-    """The pixels of a picture, upright, from its header alone."""
+    """The pixels of a picture, upright, from its header alone.
+
+    For files that do not say in which frame their boxes are (VLM-R1's): it cannot be known where EXIF turns a picture,
+    and upright is how an annotator sees it.
+    """
     try:
         with Image.open(path) as image:
             width, height = image.size

@@ -33,13 +33,19 @@ UNREADABLE = (
 """What Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError."""
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
     """Upright, on white where it is transparent, 8 bits a channel.
+
+    Args:
+        size: width and height that an annotation refers to; a picture that has them as it is stored, and not upright,
+            is not turned.
 
     Raises:
         ValueError: the picture has no known white (32-bit integers or floats).
     """
-    image = ImageOps.exif_transpose(image)
+    upright = ImageOps.exif_transpose(image)
+    if upright.size == size or image.size != size:
+        image = upright
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):  # converting would clip
@@ -50,11 +56,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _decoded(source: str | BytesIO, place: str) -> Image.Image:
+def _decoded(source: str | BytesIO, place: str, size: tuple[int, int] | None = None) -> Image.Image:
     """The RGB picture of a file; `place` names it where it is damaged."""
     try:
         with Image.open(source) as image:
-            return as_rgb(image)
+            return as_rgb(image, size)
     except UNREADABLE as error:
         raise ValueError(f"a picture must be readable, got {place} ({error}); replace it") from error
 
@@ -65,9 +71,11 @@ class PictureFile:
 
     path: str
     square: bool = False
+    size: tuple[int, int] | None = None
+    """Of `as_rgb`."""
 
     def __call__(self) -> Image.Image:
-        picture = _decoded(self.path, repr(self.path))
+        picture = _decoded(self.path, repr(self.path), self.size)
         side = max(picture.size)
         return ImageOps.pad(picture, (side, side), color="white") if self.square else picture
 

@@ -296,6 +296,28 @@ def test_pictures_that_were_resized_on_disk_are_refused_when_opened(world, build
         task.examples("id")[0].pictures[0].open()
 
 
+@pytest.mark.parametrize("annotated", ["as stored", "upright", "without a size"])
+def test_a_picture_that_exif_turns_is_shown_in_the_frame_of_its_box(world, build_task, annotated):
+    row = world.val[0]
+    path = world.root / "coco/train2014" / row.file
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown a quarter turn clockwise
+    with Image.open(path) as image:  # else stored so that the turn gives what is annotated
+        stored = image.copy() if annotated == "as stored" else image.transpose(Image.Transpose.ROTATE_90)
+    stored.save(path, exif=exif, quality=95)
+    other = write_vlm_r1(world.root / "r1", world.train, world.val)
+    source = [refcoco_from(other)] if annotated == "without a size" else []
+    task = build_task(["task=refcoco", *world.overrides, *source])
+    example = next(one for one in task.examples("id") if f"/{row.file}/" in one.pictures[0].id)
+    picture = example.pictures[0].open()
+    assert picture.size == (row.width, row.height)
+    x1, y1, x2, y2 = json.loads(example.target)
+    scale = (row.width / example.frame.width, row.height / example.frame.height)
+    for x, y in ((x1 + 4, y1 + 4), (x2 - 4, y2 - 4)):  # well within two corners of the green rectangle
+        red, green, _ = picture.getpixel((int(x * scale[0]), int(y * scale[1])))
+        assert green > red + 100
+
+
 def test_a_folder_without_annotations(world, build_task, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(build_task, world, r"refcoco must be a folder with .* without these; ", refcoco_from(tmp_path / "empty"))
