@@ -57,6 +57,12 @@ class Box:
         inside = min(self.x1, self.y1) >= -slack and self.x2 <= self.frame.width + slack
         return inside and self.y2 <= self.frame.height + slack and has_area(self.corners)
 
+    def clipped(self) -> "Box":
+        """The part of it that is inside its frame."""
+        x1, x2 = (min(max(x, 0), self.frame.width) for x in (self.x1, self.x2))
+        y1, y2 = (min(max(y, 0), self.frame.height) for y in (self.y1, self.y2))
+        return Box(x1, y1, x2, y2, self.frame)
+
     def exact(self) -> str:
         """As text, to hundredths."""
         return f"[{', '.join(str(round(value, 2)) for value in self.corners)}]"

@@ -293,6 +293,8 @@ class VLM:
         else:
             self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
+            # Readers older than transformers 5 look for this file, which `processor_config.json` has replaced.
+            self.processor.image_processor.save_pretrained(folder)
         self.contract.write(Path(folder))
 
 

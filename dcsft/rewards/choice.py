@@ -6,6 +6,7 @@ from string import ascii_uppercase
 
 from dcsft.records import Score
 from dcsft.rewards.final_answer import declared, last_box, unwrapped
+from dcsft.rewards.math_answer import final_answer
 from dcsft.rewards.reward import Reward
 
 # A letter on its own: not in a word or a number (B2, F', B.5) and not in a formula (F = ma, A + B).
@@ -129,8 +130,17 @@ def read_letters(text: str, options: Sequence[str]) -> frozenset[str]:
     return frozenset()
 
 
+def _run(text: str, options: Sequence[str]) -> frozenset[str]:
+    """The letters of a final answer that is one word of them: "ABD"."""
+    word = unwrapped(final_answer(text) or "").strip(" .。()[]\n")
+    letters = frozenset(word)
+    return letters if 1 < len(word) == len(letters) and letters <= set(letters_of(options)) else frozenset()
+
+
 class Choice(Reward):
     """Right when the answer names the target's letter; all of them and no other, where the target has several ("A, C").
+
+    Several may be written as one word ("AC"), which is read so for such a target alone: it may be a segment's name.
 
     An answer from which no letter can be read is wrong. Options whose text is empty are letters without a text: they
     say how many letters there are.
@@ -144,6 +154,6 @@ class Choice(Reward):
         right = _letters(target)
         if not right or not right <= set(letters_of(options)):
             return Score(correct=None, reward=0.0)  # no letter of this question: it cannot be judged
-        found = read_letters(text, options)
+        found = (len(right) > 1 and _run(text, options)) or read_letters(text, options)
         answer = ", ".join(sorted(found)) or None
         return Score(correct=found == right, reward=float(found == right), answer=answer)

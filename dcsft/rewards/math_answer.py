@@ -35,7 +35,10 @@ _KNOWN = re.compile(  # functions and units, which are no prose
     "|days?|yuan|dollars|and|or"
 )
 _NO_ANSWER = re.compile(r"\s*(?:see\b|omitted\b|refer\b|as shown\b|proof\b|略|见|证明)", re.IGNORECASE)
-_MAX_NAME_WORDS = 3
+_JOINED = re.compile(r"(?<=\w)-(?=\w)")  # and not the sign of "-x"
+_LETTERS = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
+_COMPOUND = re.compile(r"[^\W_]+(?:[-,][^\W_]+)+")  # trans-1-chloro-4-methylcyclohexane, an answer of MMMU
+_MAX_NAME_WORDS = 4
 
 
 def _expression(text: str) -> str:
@@ -48,8 +51,12 @@ def _expression(text: str) -> str:
     return _AREA.sub("", text.strip().strip("\"'。").rstrip(".").strip())
 
 
+def _plain(text: str) -> str:
+    return " ".join(unwrapped(text).split()).strip(" .。\"'")
+
+
 def _name(text: str) -> str:
-    return " ".join(unwrapped(text).casefold().replace("-", " ").split()).strip(" .。\"'")
+    return _JOINED.sub(" ", _plain(text).casefold())
 
 
 def _words(text: str) -> list[str]:
@@ -60,15 +67,21 @@ def _words(text: str) -> list[str]:
 
 def _is_name(gold: str) -> bool:
     """A word or a letter and no formula: "parallel", "B", "isosceles triangle"."""
-    plain = _name(gold)
-    letters = bool(re.fullmatch(r"[^\W\d_]+(?: [^\W\d_]+)*", plain))
-    formula = _COMMAND.search(_TEXT_COMMAND.sub("", gold))  # such as \pi
-    return letters and len(plain.split()) <= _MAX_NAME_WORDS and not _NO_ANSWER.match(gold) and not formula
+    words = _plain(gold).split()
+    if not 0 < len(words) <= _MAX_NAME_WORDS or _NO_ANSWER.match(gold):
+        return False
+    if _COMMAND.search(_TEXT_COMMAND.sub("", gold)):  # a formula, such as \pi
+        return False
+    return all(_LETTERS.fullmatch(word) or (_COMPOUND.fullmatch(word) and _words(word)) for word in words)
+
+
+def _is_expression(gold: str) -> bool:
+    return not _words(gold) and can_read(_expression(gold))
 
 
 def can_judge(gold: str) -> bool:
     """Whether answers can be compared with `gold`: a name of a few words, or an expression that math-verify reads."""
-    return _is_name(gold) or (not _words(gold) and can_read(_expression(gold)))
+    return _is_name(gold) or _is_expression(gold)
 
 
 def final_answer(text: str) -> str | None:
@@ -88,8 +101,9 @@ def final_answer(text: str) -> str | None:
 class MathAnswer(Reward):
     """Right when math-verify finds the answer equal to the target; names of a few words are compared as they stand.
 
-    A target of several lines accepts each of them. One that cannot be read, such as a sentence, cannot be judged: it
-    is never counted as right or wrong. An answer that cannot be read, or that takes seconds to compare, is wrong.
+    A target of several lines accepts each of them. One of which no line can be read, such as a sentence, cannot be
+    judged: it is never counted as right or wrong, as there are other words for it. Beside a line that can be read, a
+    sentence is right as it stands. An answer that cannot be read, or that takes seconds to compare, is wrong.
 
     Example:
         >>> MathAnswer()(r"<think>...</think><answer>$\\frac{2}{4}$</answer>", "0.5").correct
@@ -98,7 +112,7 @@ class MathAnswer(Reward):
 
     def __call__(self, text: str, target: str, options: Sequence[str] = ()) -> Score:
         golds = target.split("\n")
-        if not all(can_judge(gold) for gold in golds):
+        if not any(can_judge(gold) for gold in golds):
             return Score(correct=None, reward=0.0)
         answer = final_answer(text)
         correct = answer is not None and any(_same(gold, answer) for gold in golds)
@@ -106,8 +120,8 @@ class MathAnswer(Reward):
 
 
 def _same(gold: str, answer: str) -> bool:
-    if _is_name(gold):  # as an expression, "left" would be l * e * f * t, and equal to "felt"
-        return _name(gold) == _name(answer)
+    if _is_name(gold) or not _is_expression(gold):  # as one, "left" would be l * e * f * t, and equal to "felt"
+        return _name(gold) == _name(answer) != "" and not _NO_ANSWER.match(gold)
     if _words(answer) and "$" not in answer:  # prose around no formula
         return False
     gold, answer = _expression(gold), _expression(answer)

@@ -18,7 +18,5 @@ def run(folder: Path, policy: VLM) -> None:
     if policy.peft is not None:
         policy.merge_adapter()
     policy.save(partial)
-    # Readers older than transformers 5 look for this file, which `processor_config.json` has replaced.
-    policy.processor.image_processor.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

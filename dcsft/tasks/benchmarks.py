@@ -46,6 +46,7 @@ class Benchmark:
 NO_PICTURE, NO_GOLD = "no picture", "the gold answer is none of the options"
 
 _LINE_OPTION = re.compile(r"^[ \t]*\(?([A-Z])[.．:：、)][ \t]*(.*?)[ \t]*$", re.MULTILINE)
+_LABELLED = re.compile(r"[(（]?([A-Z])[.．、)）]\s*(\S.*)")
 _ANY_OPTION = re.compile(r"(?:^|[\s;；])\(?([A-Z])[.．:：、)]")
 
 
@@ -58,18 +59,53 @@ def inline_options(text: str) -> tuple[str, ...]:
     return ("",) * len(letters) if len(letters) > 1 and letters == ascii_uppercase[: len(letters)] else ()
 
 
+def _words(answer: str) -> list[str]:
+    return re.findall(r"[^\s,;()（）.，；、]+", answer)
+
+
+def _labelled(answer: str) -> tuple[str, str] | None:
+    """The letter and the text of "B. 2"; None for another answer, such as the two letters "A. C"."""
+    found = _LABELLED.fullmatch(answer.strip())
+    letters = all(len(word) == 1 and word.isupper() for word in _words(answer))
+    return None if found is None or letters else (found[1], found[2])
+
+
 def letters_without_texts(gold: str) -> tuple[str, ...]:
     """Options of which only the letters are known: four, or as many as the gold letters need."""
-    return ("",) * max(4, *(ascii_uppercase.find(letter) + 1 for letter in gold if letter.isupper()))
+    named, _ = _labelled(gold) or (gold, "")
+    return ("",) * max([4, *(ascii_uppercase.find(letter) + 1 for letter in named)])
 
 
-def gold_letters(answer: str, options: Sequence[str]) -> str | None:
-    """The target of a gold answer: "(B)" is B, two lines A and C are "A, C", an option's own text is its letter."""
-    letters = re.findall(r"[^\s,;()（）.]+", answer)
-    if letters and all(len(letter) == 1 and letter in ascii_uppercase[: len(options)] for letter in letters):
-        return ", ".join(sorted(set(letters)))
-    same = [i for i, option in enumerate(options) if option and option.casefold() == answer.strip().casefold()]
-    return ascii_uppercase[same[0]] if len(same) == 1 else None
+def gold_letters(answer: str, options: Sequence[str], shown: str = "") -> str | None:
+    """The target of a gold answer: "(B)", "B. 2" and the text of option B are "B"; "A C" and "AC" are "A, C".
+
+    Letters in one word may be the name of a segment. They are those of options where no option has that word; so the
+    texts must be known, at least within `shown`, the question that spells them out. None where nothing is certain.
+    """
+    known, words = ascii_uppercase[: len(options)], _words(answer)
+    if words and set(words) <= set(known):
+        return ", ".join(sorted(set(words)))
+    if same := _with_text(answer, options):
+        return same if len(same) == 1 else None
+    if label := _labelled(answer):
+        letter, text = label
+        same, several = _with_text(text, options), set(_ANY_OPTION.findall(text)) & set(known)
+        return letter if letter in known and letter in (same or letter) and not several else None
+    texts = " ".join(options) if all(options) else shown
+    run = words[0] if len(words) == 1 else ""
+    letters = 1 < len(run) == len(set(run)) and set(run) <= set(known)
+    named = re.search(rf"(?<![A-Za-z]){re.escape(run)}(?![A-Za-z])", texts)
+    return ", ".join(sorted(run)) if letters and texts and not named else None
+
+
+def _with_text(text: str, options: Sequence[str]) -> str:
+    """The letters of the options that have this text."""
+    same = (letter for letter, option in zip(ascii_uppercase, options, strict=False) if _same(option, text))
+    return "".join(same)
+
+
+def _same(option: str, text: str) -> bool:
+    return option != "" and option.casefold() == text.strip().casefold()
 
 
 def _with_options(text: str, options: Sequence[str]) -> str:
@@ -83,8 +119,9 @@ def _with_options(text: str, options: Sequence[str]) -> str:
 def _mmk12(rows: Sequence[Row], only_choice: bool) -> Iterator[Question | str]:
     for row in rows:
         text, answer = row["question"].strip(), " ".join(row["answer"].split())
-        options = inline_options(text) or (letters_without_texts(answer) if only_choice else ())
-        target = gold_letters(answer, options) if options else None
+        spelt = inline_options(text)
+        options = spelt or (letters_without_texts(answer) if only_choice else ())
+        target = gold_letters(answer, options, text if spelt else "") if options else None
         if only_choice and target is None:
             yield NO_GOLD
         elif row["image"] is None:

@@ -15,7 +15,7 @@ from dcsft.tasks.benchmarks import BENCHMARKS, MMK12_TEST, MMK12_TRAIN, PLACE, B
 from dcsft.tasks.sources import content_digest, parquet_files, parquet_rows
 from dcsft.tasks.task import Count, Task
 
-ADAPTER_VERSION = 1
+ADAPTER_VERSION = 2
 """Raised whenever a change to an adapter changes a row or a prompt."""
 _RULES = {
     "id": "MMK12's test: 500 questions of each of four subjects",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from dcsft.boxes import Box, Frame, FrameRule, first_corners
+from dcsft.boxes import Box, Frame, FrameRule, first_corners, has_area
 from dcsft.records import Example, Picture
 from dcsft.rewards.reward import Reward
 from dcsft.seeding import stream
@@ -34,14 +35,18 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: width and height change pl
 
 @dataclass(frozen=True)
 class _Opener:
-    """Reads a picture when called, and refuses one of another size: its boxes would be scaled from the wrong frame."""
+    """Reads a picture when called, and refuses one of another size: its boxes would be scaled from the wrong frame.
+
+    Boxes that were annotated before the picture was turned by its EXIF are shown the picture as they know it. A half
+    turn or a mirrored picture leaves the size as it is, so nothing tells there; it is shown upright.
+    """
 
     path: str
     size: Frame
 
     def __call__(self) -> Image.Image:
         try:
-            picture = PictureFile(self.path)()
+            picture = PictureFile(self.path, size=(self.size.width, self.size.height))()
         except OSError as error:
             raise ValueError(f"the picture {self.path!r} must be readable, got {error}; download it again") from error
         if picture.size != (self.size.width, self.size.height):
@@ -54,7 +59,11 @@ class _Opener:
 
 @cache
 def _size_of(path: str) -> Frame:
-    """The pixels of a picture, upright, from its header alone."""
+    """The pixels of a picture, upright, from its header alone.
+
+    For files that do not say in which frame their boxes are (VLM-R1's): it cannot be known where EXIF turns a picture,
+    and upright is how an annotator sees it.
+    """
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -96,13 +105,16 @@ def _one_a_picture(rows: Sequence[Expression], seed: int) -> list[Expression]:
     return [pool[i][rng.integers(len(pool[i]))] for i in rng.permutation(len(pool))]
 
 
-def _counts(split: str, source: str, there: int, expected: int | None, unit: str, rule: str) -> tuple[Count, ...]:
+def _counts(
+    split: str, source: str, there: int, dropped: int, expected: int | None, unit: str, rule: str
+) -> tuple[Count, ...]:
     """The count of a split's rows; none where any number is right."""
     if expected is None:
         return ()
     problem = (
-        f"task.annotations.{source} must have {expected} {unit} for {split}, got {there}; task.expected.{split}=null "
-        f"takes what is there, the paper's are {rule}"
+        f"task.annotations.{source} must have {expected} {unit} for {split}, got {there}"
+        f"{f' ({dropped} dropped: their boxes have no area in the picture)' if dropped else ''}; "
+        f"task.expected.{split}=null takes what is there, the paper's are {rule}"
     )
     return (Count(split, unit, there, expected, problem),)
 
@@ -111,10 +123,11 @@ class RefCOCO(Task):
     """Give the box of what a phrase names. Splits: cold_start, train, id (UNC's val), and the OOD sets.
 
     A box is scaled once, from the picture's own pixels to the frame that the model speaks. The target of an example is
-    its exact box; what SFT teaches has whole numbers. A row whose whole numbers would be judged wrong, as the box is
-    too small for them, is dropped, and so are the few published boxes that are not within their picture.
+    its exact box; what SFT teaches has whole numbers.
 
-    Training takes one expression a picture.
+    Training takes one expression a picture. It drops a row whose whole numbers would be judged wrong, as the box is too
+    small for them, and the few published boxes that are not within their picture. Test sets keep both, as they are
+    judged by the exact box: the part of it that is in the picture. Only where no part is there is nothing to ask.
 
     Args:
         question: `{phrase}` stands for the expression. Files that have whole questions keep theirs.
@@ -168,18 +181,15 @@ class RefCOCO(Task):
         train, val = expressions.refcoco("task.annotations.refcoco", annotations["refcoco"])
         candidates = _one_a_picture(train, seed)
         of_train = "all pictures of UNC's train, one expression each"
-        self._counts = _counts("train", "refcoco", len(candidates), expected["train"], "pictures", of_train)
-        self._counts += _counts("id", "refcoco", len(val), expected["id"], "expressions", "all of UNC's val")
-        tests = {"id": (val, "coco")}
+        self._counts = _counts("train", "refcoco", len(candidates), 0, expected["train"], "pictures", of_train)
+        tests = {"id": (val, "coco", "refcoco", "all of UNC's val")}
         for split in self._ood:
             read, root, rule = _OOD[split]
-            rows = read(f"task.annotations.{split}", annotations[split])
-            self._counts += _counts(split, split, len(rows), expected[split], "expressions", rule)
-            tests[split] = (rows, root)
+            tests[split] = (read(f"task.annotations.{split}", annotations[split]), root, split, rule)
         self._origins = dict.fromkeys(("cold_start", "train"), f"{annotations['refcoco']} on {images['coco']}")
-        for split, (_, root) in tests.items():
-            self._origins[split] = f"{annotations['refcoco' if split == 'id' else split]} on {images[root]}"
-        roots = {key: _Root(key, images[key]) for key in dict.fromkeys(root for _, root in tests.values())}
+        for split, (_, root, source, _) in tests.items():
+            self._origins[split] = f"{annotations[source]} on {images[root]}"
+        roots = {key: _Root(key, images[key]) for key in dict.fromkeys(root for _, root, _, _ in tests.values())}
 
         pool = self._usable("train", candidates, roots["coco"], num_train + num_cold_start)
         if len(pool) < num_train + num_cold_start:
@@ -189,15 +199,17 @@ class RefCOCO(Task):
             )
         self._examples = {"cold_start": [replace(example, split="cold_start") for example in pool[:num_cold_start]]}
         self._examples["train"] = pool[num_cold_start:]
-        for split, (rows, root) in tests.items():
-            self._examples[split] = self._usable(split, rows, roots[root], None)
+        for split, (rows, root, source, rule) in tests.items():
+            found = self._examples[split] = self._usable(split, rows, roots[root], None)
+            dropped = len(rows) - len(found)
+            self._counts += _counts(split, source, len(found), dropped, expected[split], "expressions", rule)
 
     def _usable(self, split: str, rows: Iterable[Expression], root: _Root, count: int | None) -> list[Example]:
         """The examples of the first `count` rows that can be asked and judged; the others are counted as dropped."""
         found: list[Example] = []
         missing: dict[str, None] = {}
         outside: list[Box] = []
-        num_small = 0
+        reasons = Counter[str]()
         for row in rows:
             if len(found) + len(missing) == count:
                 break
@@ -208,25 +220,31 @@ class RefCOCO(Task):
             box = Box(*row.corners, row.size or _size_of(path))
             if not box.lies_within(_SLACK_PX):
                 outside.append(box)
+            if split != "train" and has_area(box.corners):  # clipping would put the edges of others in order
+                box = box.clipped()
+            if not box.lies_within(_SLACK_PX):
+                reasons["box outside its picture"] += 1
                 continue
             example = self._example(split, row, box, f"{root.key}/{row.picture}", path)
-            if self.score(example, self.target(example)).correct:
-                found.append(example)
+            corners = first_corners(example.target)
+            if corners is None or not has_area(corners):  # to hundredths
+                reasons["box without area"] += 1
+            elif split == "train" and not self.score(example, self.target(example)).correct:
+                reasons["box too small for whole numbers"] += 1
             else:
-                num_small += 1
+                found.append(example)
         if missing:
             raise ValueError(
                 f"{root.name} must hold the pictures of {split}, got {str(root.folder)!r} without {len(missing)} of "
                 f"them, the first {next(iter(missing))!r}; download them"
             )
-        if len(outside) > _MOST_OUTSIDE * (len(found) + len(outside)):
+        if len(outside) > _MOST_OUTSIDE * (len(found) + reasons.total()):
             corners, size = outside[0].corners, outside[0].frame
             raise ValueError(
                 f"boxes of {split} must be [x1, y1, x2, y2] in pixels of their pictures, got {list(corners)} in one of "
                 f"{size.width}x{size.height}, and {len(outside)} such; are they [x, y, width, height]?"
             )
-        reasons = {"box outside its picture": len(outside), "box too small for whole numbers": num_small}
-        self._dropped |= {f"{split}: {reason}": number for reason, number in reasons.items() if number}
+        self._dropped |= {f"{split}: {reason}": number for reason, number in reasons.items()}
         return found
 
     def _example(self, split: str, row: Expression, box: Box, picture: str, path: str) -> Example:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
+    from pyarrow import DataType
     from pyarrow.parquet import ParquetFile
 
 UNREADABLE = (
@@ -32,13 +33,19 @@ UNREADABLE = (
 """What Pillow's decoders raise on damaged files; UnidentifiedImageError is an OSError."""
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
     """Upright, on white where it is transparent, 8 bits a channel.
+
+    Args:
+        size: width and height that an annotation refers to; a picture that has them as it is stored, and not upright,
+            is not turned.
 
     Raises:
         ValueError: the picture has no known white (32-bit integers or floats).
     """
-    image = ImageOps.exif_transpose(image)
+    upright = ImageOps.exif_transpose(image)
+    if upright.size == size or image.size != size:
+        image = upright
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):  # converting would clip
@@ -49,11 +56,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _decoded(source: str | BytesIO, place: str) -> Image.Image:
+def _decoded(source: str | BytesIO, place: str, size: tuple[int, int] | None = None) -> Image.Image:
     """The RGB picture of a file; `place` names it where it is damaged."""
     try:
         with Image.open(source) as image:
-            return as_rgb(image)
+            return as_rgb(image, size)
     except UNREADABLE as error:
         raise ValueError(f"a picture must be readable, got {place} ({error}); replace it") from error
 
@@ -64,9 +71,11 @@ class PictureFile:
 
     path: str
     square: bool = False
+    size: tuple[int, int] | None = None
+    """Of `as_rgb`."""
 
     def __call__(self) -> Image.Image:
-        picture = _decoded(self.path, repr(self.path))
+        picture = _decoded(self.path, repr(self.path), self.size)
         side = max(picture.size)
         return ImageOps.pad(picture, (side, side), color="white") if self.square else picture
 
@@ -192,6 +201,15 @@ def parquet_file(name: str, path: Path) -> "ParquetFile":
         raise ValueError(f"{name} must hold readable Parquet files, got {str(path)!r} ({error})") from error
 
 
+def _holds_pictures(kind: "DataType") -> bool:
+    """Whether a column is the Hub's picture: its encoded bytes, and the name of the file that they come from."""
+    import pyarrow.types as types
+
+    fields = {field.name: field.type for field in kind} if types.is_struct(kind) else {}
+    encoded = fields.get("bytes")
+    return "path" in fields and encoded is not None and (types.is_binary(encoded) or types.is_large_binary(encoded))
+
+
 def parquet_rows(
     name: str, files: Sequence[Path], columns: Sequence[str], pictures: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
@@ -203,7 +221,7 @@ def parquet_rows(
         pictures: columns that hold pictures; their value is a `PictureCell`, or None where the row has none.
 
     Raises:
-        ValueError: a file lacks a column or cannot be read.
+        ValueError: a file lacks a column, keeps pictures in another form, or cannot be read.
     """
     for path in files:
         file = parquet_file(name, path)
@@ -214,6 +232,12 @@ def parquet_rows(
                 f"{name} must have the columns {', '.join((*columns, *pictures))}, got {str(path)!r} with "
                 f"{', '.join(there)}; it lacks {', '.join(missing)}"
             )
+        for picture in pictures:
+            if not _holds_pictures(kind := file.schema_arrow.field(picture).type):
+                raise ValueError(
+                    f"the column {picture} of {name} must hold pictures as a struct of bytes and path, got {kind} in "
+                    f"{str(path)!r}; save it as the Image feature of `datasets`"
+                )
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=[*columns, *(f"{picture}.path" for picture in pictures)])
             names = {picture: table[picture].to_pylist() for picture in pictures}  # without their bytes

@@ -137,6 +137,9 @@ def test_a_saved_model_gives_the_same_logits(mini: VLM, tmp_path: Path) -> None:
     torch.testing.assert_close(_logits(again), _logits(mini), rtol=0, atol=0)
     assert again.eos_ids == mini.eos_ids
     assert again.picture_ids == mini.picture_ids
+    # older readers, such as vLLM's, know the pictures' settings from a file of their own
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert settings == json.loads((tmp_path / "processor_config.json").read_text())["image_processor"]
 
 
 def test_the_vision_digest_follows_vision_weights_and_preprocessing_alone(vlm: VLM) -> None:

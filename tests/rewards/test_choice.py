@@ -106,6 +106,19 @@ def test_several_gold_letters_want_all_of_them_and_no_other() -> None:
     assert judge("A, C", "A", FIVE).correct is False
 
 
+def test_several_letters_may_be_written_as_one_word_where_several_are_right() -> None:
+    judge = Choice()
+    for text in (
+        "<answer>ABD</answer>",
+        r"The answer is A and more: \boxed{\text{DBA}}",
+        "The answer is ABD.",
+    ):
+        assert judge(text, "A, B, D", FIVE).correct is True
+    for text in ("AB", "ABCD", "ABBD", "ABF", "abd", "ABD or ABE", "triangle ABD"):
+        assert judge(text, "A, B, D", FIVE).correct is False
+    assert judge("AB", "A", FIVE).answer is None  # the name of a segment
+
+
 @pytest.mark.parametrize(("target", "options"), [("12", FIVE), ("", FIVE), ("F", FIVE), ("B", ())])
 def test_a_gold_that_is_no_letter_of_the_question_cannot_be_judged(target: str, options: tuple[str, ...]) -> None:
     score = Choice()("B", target, options)

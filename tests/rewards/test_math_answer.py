@@ -27,7 +27,13 @@ judge = MathAnswer()
         ("30°", r"30^\circ"), ("30", "30°"), ("50%", r"50\%"), ("0.5", "50%"), ("120 degrees", "120"), ("1:2", "1/2"),
         ("x=5", "5"), ("5", "x=5"), ("x\\ge 2", "x≥2"), ("3 or 5", "5 or 3"), ("(x+1)^2", "x^2+2x+1"), ("6.5", "$6.5"),
         ("Parallel.", "parallel"), ("isosceles triangle", "Isosceles  triangle"), (r"\text{left}", "left"), ("B", "B"),
-        ("3.429", "24/7\n3.429"), ("24/7", "24/7\n3.429"),
+        ("3.429", "24/7\n3.429"), ("24/7", "24/7\n3.429"), ("-x", "-x"), ("x + y", "y+x"),
+        ("Isosceles-right triangle", "isosceles right triangle"),
+        # MMMU's: names of four words and of a compound, and a text beside a number
+        ("Central  giant cell granuloma.", "central giant cell granuloma"),
+        ("Trans-1-chloro-4-methylcyclohexane", "trans-1-Chloro-4-methylcyclohexane"), ("MgS", "$MgS$\nMgS"),
+        ("6", "6\nsix apples on the table"), ("Six apples on the  table.", "6\nsix apples on the table"),
+        ("6", "six apples on the table\n6"), ("6", "6\n"),
     ],
 )  # fmt: skip
 def test_right(text: str, target: str) -> None:
@@ -40,7 +46,11 @@ def test_right(text: str, target: str) -> None:
     [
         ("", "5"), ("-1", "1"), ("3.14", r"\pi"), ("2, 3", "3"), ("felt", "left"), ("A", "B"), ("therefore 5", "5"),
         ("<think>5", "5"), ("5 <answer></answer>", "5"), (r"\boxed{", "5"), ("5" * 1000, "5"), ("()(", "5"),
-        ("\x00", "5"), ("\ud800", "5"), ("x" * 100_000, "5"),
+        ("\x00", "5"), ("\ud800", "5"), ("x" * 100_000, "5"), ("x", "-x"),
+        ("cis-1-chloro-4-methylcyclohexane", "trans-1-Chloro-4-methylcyclohexane"),
+        ("granuloma", "giant cell granuloma"),
+        ("7", "6\nsix apples on the table"), ("six", "6\nsix apples on the table"), ("see figure", "6\nSee figure"),
+        ("", "6\n"), (".", "6\n"), ("-6 whole apples are left over", "7\n6 whole apples are left over"),
     ],
 )  # fmt: skip
 def test_wrong(text: str, target: str) -> None:
@@ -52,7 +62,9 @@ def test_wrong(text: str, target: str) -> None:
     "gold",
     [
         "",
+        "\n",
         "See the figure",
+        "See the figure\nomitted",
         "omitted",
         "略",
         "the angles are equal by symmetry",
@@ -66,7 +78,7 @@ def test_a_gold_that_cannot_be_read_is_neither_right_nor_wrong_nor_rewarded(gold
     for text in ("5", gold, f"<answer>{gold}</answer>", ""):
         score = judge(text, gold)
         assert (score.correct, score.reward) == (None, 0.0)
-    assert not can_judge(gold)
+    assert not any(map(can_judge, gold.split("\n")))
 
 
 def test_the_final_answer() -> None:

@@ -199,6 +199,66 @@ def test_inline_options_and_gold_letters() -> None:
     assert gold_letters("", ("", "")) is None
 
 
+FORCES, SEGMENTS = ("2 N", "4 N", "6 N", "8 N"), ("AB", "AC", "BC", "CD")
+
+
+@pytest.mark.parametrize(
+    ("gold", "options", "shown", "target"),
+    [
+        # several letters, as a list and as one word
+        ("A、B，D", FORCES, "", "A, B, D"), ("ABD", FORCES, "", "A, B, D"), ("(DBA)", FORCES, "", "A, B, D"),
+        ("ABD", ("",) * 4, "Which? A. 2 N B. 4 N C. 6 N D. 8 N", "A, B, D"),
+        ("ABE", FORCES, "", None), ("ABB", FORCES, "", None), ("abd", FORCES, "", None),
+        # a segment's name, or what may be one
+        ("AB", SEGMENTS, "", "A"), ("BD", SEGMENTS, "", "B, D"), ("AB", ("",) * 4, "", None),
+        ("AB", (), "Find AB.", None),
+        ("AB", ("",) * 4, "Which? A. AB B. AC C. BC D. CD", None), ("ABD", ("∠ABD", "∠B", "∠D", "none"), "", None),
+        # a letter with the text of its option
+        ("B. 4 N", FORCES, "", "B"), ("B.4 N", FORCES, "", "B"), ("B) 4 N", FORCES, "", "B"),
+        ("(B) 4N", FORCES, "", "B"),
+        ("B、4 N", FORCES, "", "B"), ("B. 2", ("",) * 4, "", "B"), ("A. AB", SEGMENTS, "", "A"),
+        ("A. C", FORCES, "", "A, C"),
+        ("B. 2 N", FORCES, "", None), ("E. 2", FORCES, "", None), ("B. 4 N, D. 8 N", FORCES, "", None),
+        ("B. 2", (), "", None),
+        ("A. Einstein", ("Newton", "A. Einstein"), "", "B"),
+    ],
+)  # fmt: skip
+def test_a_gold_that_names_options_is_read_and_none_is_guessed(
+    gold: str, options: tuple[str, ...], shown: str, target: str | None
+) -> None:
+    assert gold_letters(gold, options, shown) == target
+
+
+def test_training_golds_of_several_letters_and_with_texts(make: Make) -> None:
+    lines, line = f"Which hold?{data.FOUR}", "Which hold? A. 2 N B. 4 N C. 6 N D. 8 N"
+    golds = [(lines, "ABD"), (line, "ABD"), (lines, "B. 4 N"), ("Which segment?", "AB")]
+    changed = [data.mmk12(f"s{i}", *golds[i % 4], i) for i in range(10)]
+    task = make(
+        "task.num_train=null", "task.num_cold_start=1", changed={"mmk12": {"data/train-00000-of-00002": changed}}
+    )
+    everything = [*task.examples("cold_start"), *task.examples("train")]
+    found = {example.id.rpartition("/")[2]: example for example in everything}
+    assert [found[f"s{i}"].target for i in range(4)] == ["A, B, D", "A, B, D", "B", "AB"]
+    for name in ("s0", "s1"):
+        assert [right(task, found[name], text) for text in ("A, B, D", "ABD", "A, B", "AB")] == [
+            True,
+            True,
+            False,
+            False,
+        ]
+    assert right(task, found["s3"], "AB") is True
+
+
+def test_test_golds_with_a_text_and_without_any_letter(make: Make) -> None:
+    changed = [dict(row) for row in data.MMK12_TEST]
+    changed[2]["answer"] = "C. Newton"  # whose options stand in the picture
+    task = make(changed={"mmk12": {TEST: changed}})
+    assert (task.examples("id")[2].target, task.examples("id")[2].options) == ("C", ("",) * 4)
+    changed[2]["answer"] = "12"
+    task = make("task.expected.id=null", changed={"mmk12": {TEST: changed}})
+    assert task.dropped == {"id: the gold answer is none of the options": 1}
+
+
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 

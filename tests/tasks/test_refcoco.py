@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from grounding_files import World, draw, rectangle, write_jxu124, write_lisa, write_unc, write_vlm_r1
+from grounding_files import World, rectangle, write_jxu124, write_lisa, write_unc, write_vlm_r1
 from grounding_files import write_world as write
 from PIL import Image
 
@@ -150,12 +150,13 @@ def test_what_determines_a_split_is_in_its_identity(shared, build_task):
 # --- rows that cannot be used -------------------------------------------------------------------------------------
 
 
-def test_a_box_too_small_for_whole_numbers_is_dropped_with_a_count(world, build_task):
+@pytest.mark.parametrize("split", ["train", "id"])
+def test_a_box_too_small_for_whole_numbers_is_not_taught_but_asked(world, build_task, split):
     # [10.9, 10.9, 12.9, 12.9] of 112 x 112 pixels: cut to [10, 10, 12, 12] it overlaps by 1.1^2 / (8 - 1.1^2) = 0.18.
     size, path = (112, 112), world.root / "coco/train2014/COCO_train2014_000000000999.jpg"
     rectangle(path, size, (11, 11, 13, 13))
-    (row, *rest) = draw(path.parent, "COCO_train2014_", range(101, 105))
-    folder = write_unc(world.root / "small", world.train, [row, *rest])
+    row = (world.train if split == "train" else world.val)[0]
+    folder = write_unc(world.root / "small", world.train, world.val)
     instances = json.loads((folder / "instances.json").read_text())
     for image in instances["images"]:
         if image["id"] == row.number:
@@ -164,20 +165,50 @@ def test_a_box_too_small_for_whole_numbers_is_dropped_with_a_count(world, build_
         if annotation["image_id"] == row.number:
             annotation["bbox"] = [10.9, 10.9, 2.0, 2.0]
     (folder / "instances.json").write_text(json.dumps(instances))
-    task = build_task(["task=refcoco", *world.overrides, refcoco_from(folder)])
-    assert task.dropped == {"id: box too small for whole numbers": len(row.phrases)}
-    assert len(task.examples("id")) == 9 - len(row.phrases)
+    everything = ["task.num_train=9"] if split == "train" else []  # 13 of the 14 pictures
+    task = build_task(["task=refcoco", *world.overrides, refcoco_from(folder), *everything, "task.expected.id=9"])
+    assert len(task.examples("id")) == 9
+    if split == "train":
+        assert task.dropped == {"train: box too small for whole numbers": 1}
+        return
+    assert task.dropped == {}
+    (example, *_) = [example for example in task.examples("id") if f"/{path.name}/" in example.pictures[0].id]
+    assert example.target == "[10.9, 10.9, 12.9, 12.9]"
+    assert task.score(example, "[10.5, 10.5, 12.5, 12.5]").correct is False  # 1.6^2 / (8 - 1.6^2) = 0.47
+    assert task.score(example, "[10.7, 10.7, 12.7, 12.7]").correct is True  # 1.8^2 / (8 - 1.8^2) = 0.68
 
 
-def test_one_box_in_hundreds_outside_its_picture_is_dropped_with_a_count(world, build_task):
-    folder = write_lisa(world.root / "many", world.lisa * 40)
+def lisa_with_boxes(world: World, *boxes: list[float]) -> tuple[str, int]:
+    """Hundreds of rows, of which the first have other boxes."""
+    folder = write_lisa(world.root / "many", world.lisa * 100)
     rows = json.loads((folder / "lisa_test.json").read_text())
-    rows[0]["solution"] = [0, 0, 1000, 20]
-    rows[1]["solution"] = [0, 0, rows[1]["solution"][2], -0.9]  # reversed
+    for row, box in zip(rows, boxes, strict=False):
+        row["solution"] = box
     (folder / "lisa_test.json").write_text(json.dumps(rows))
-    task = build_task(["task=refcoco", *world.overrides, f"task.annotations.lisa={folder}"])
-    assert task.dropped == {"lisa: box outside its picture": 2}
-    assert len(task.examples("lisa")) == len(rows) - 2
+    return f"task.annotations.lisa={folder}", len(rows)
+
+
+def test_a_test_set_keeps_boxes_that_overstep_the_picture_and_judges_what_is_in_it(world, build_task):
+    width, height = world.lisa[0].width, world.lisa[0].height
+    beyond, edge = [-5.0, 0.0, 1000.0, height / 2], [0.0, 0.0, width + 0.8, height / 2]
+    option, number = lisa_with_boxes(world, beyond, edge)
+    task = build_task(["task=refcoco", *world.overrides, option, f"task.expected.lisa={number}"])
+    assert task.dropped == {}
+    examples = task.examples("lisa")
+    assert len(examples) == number
+    for example in examples[:2]:  # the upper half of the picture
+        frame = example.frame
+        assert json.loads(example.target) == [0, 0, frame.width, frame.height / 2]
+
+
+def test_boxes_without_a_part_in_their_picture_are_dropped_from_a_test_set_with_a_count(world, build_task):
+    reversed_box, nan = [0.0, 0.0, 20.0, -0.9], [float("nan"), 0.0, 20.0, 20.0]
+    option, number = lisa_with_boxes(world, [500.0, 0.0, 1000.0, 20.0], reversed_box, nan, [5.0, 5.0, 5.001, 9.0])
+    task = build_task(["task=refcoco", *world.overrides, option])
+    assert task.dropped == {"lisa: box outside its picture": 3, "lisa: box without area": 1}
+    assert len(task.examples("lisa")) == number - 4
+    said = rf"must have {number} expressions for lisa, got {number - 4} \(4 dropped: their boxes have no area in the "
+    refused(build_task, world, said, option, f"task.expected.lisa={number}")
 
 
 def test_a_box_outside_its_picture(world, build_task):
@@ -263,6 +294,28 @@ def test_pictures_that_were_resized_on_disk_are_refused_when_opened(world, build
     task = build_task(["task=refcoco", *world.overrides])
     with pytest.raises(ValueError, match=r"must have \d+x\d+ pixels as its annotation says, got \d+x\d+; "):
         task.examples("id")[0].pictures[0].open()
+
+
+@pytest.mark.parametrize("annotated", ["as stored", "upright", "without a size"])
+def test_a_picture_that_exif_turns_is_shown_in_the_frame_of_its_box(world, build_task, annotated):
+    row = world.val[0]
+    path = world.root / "coco/train2014" / row.file
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown a quarter turn clockwise
+    with Image.open(path) as image:  # else stored so that the turn gives what is annotated
+        stored = image.copy() if annotated == "as stored" else image.transpose(Image.Transpose.ROTATE_90)
+    stored.save(path, exif=exif, quality=95)
+    other = write_vlm_r1(world.root / "r1", world.train, world.val)
+    source = [refcoco_from(other)] if annotated == "without a size" else []
+    task = build_task(["task=refcoco", *world.overrides, *source])
+    example = next(one for one in task.examples("id") if f"/{row.file}/" in one.pictures[0].id)
+    picture = example.pictures[0].open()
+    assert picture.size == (row.width, row.height)
+    x1, y1, x2, y2 = json.loads(example.target)
+    scale = (row.width / example.frame.width, row.height / example.frame.height)
+    for x, y in ((x1 + 4, y1 + 4), (x2 - 4, y2 - 4)):  # well within two corners of the green rectangle
+        red, green, _ = picture.getpixel((int(x * scale[0]), int(y * scale[1])))
+        assert green > red + 100
 
 
 def test_a_folder_without_annotations(world, build_task, tmp_path):

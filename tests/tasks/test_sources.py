@@ -52,6 +52,26 @@ def test_what_is_not_there_is_said(dataset, tmp_path):
         list(parquet_rows("task.root", [broken], ["label"]))
 
 
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array([b"png"]), "binary"),
+        (pa.array(["a.png"]), "string"),
+        (pa.nulls(1), "null"),
+        (pa.array([{"bytes": b"png"}]), "struct<bytes: binary>"),
+        (pa.array([{"path": "a.png"}]), "struct<path: string>"),
+        (pa.array([{"bytes": "png", "path": "a.png"}]), "struct<bytes: string, path: string>"),
+        (pa.array([[{"bytes": b"png", "path": "a.png"}]]), "list<"),
+    ],
+)
+def test_pictures_in_another_form_are_said_with_their_column(tmp_path, column, kind):
+    pq.write_table(pa.table({"label": [1], "image": column}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"the column image of task.root must .* bytes and path, got .*; ") as error:
+        list(parquet_rows("task.root", [tmp_path / "train.parquet"], ["label"], ["image"]))
+    assert f"got {kind}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_transparent_becomes_white_and_16_bits_become_8():
     assert as_rgb(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     assert as_rgb(Image.new("I;16", (2, 2), 0x1234)).getpixel((0, 0)) == (0x12,) * 3
