@@ -108,10 +108,12 @@ def tables(outputs: Path) -> dict[str, pd.DataFrame]:
 
 
 def assert_equal(outputs: Path, expected: Path) -> None:
+    """All that is in one store is in the other, to the bit."""
     ours, theirs = tables(outputs), tables(expected)
-    for name in ours.keys() & theirs.keys():
-        pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True, obj=name)
     assert ours
+    assert ours.keys() <= theirs.keys()
+    for name, table in ours.items():
+        pd.testing.assert_frame_equal(table, theirs[name], check_exact=True, obj=name)
 
 
 def test_a_sweep_that_everything_happens_to_ends_with_the_report_of_an_undisturbed_one(
@@ -159,8 +161,12 @@ def test_a_sweep_that_everything_happens_to_ends_with_the_report_of_an_undisturb
     said = run("status.py", "table2", "--outputs", outputs).stdout
     assert "6 done" in said, said
     assert_equal(outputs, undisturbed)
-    page = outputs / "report" / "table2" / "report.html"
-    assert page.exists()
+    assert tables(outputs).keys() == tables(undisturbed).keys()
+    cells = (*SMALL, f"outputs={undisturbed}", "seed=0", "arm=baseline,sft,sft_m,sft_em")
+    assert run("report.py", "sweeps/table2.yaml", *cells).returncode == 0
+    ours, theirs = (folder / "report" / "table2" for folder in (outputs, undisturbed))
+    assert (ours / "report.html").exists()
+    assert (ours / "table.csv").read_text() == (theirs / "table.csv").read_text()
 
 
 def test_a_killed_job_harms_no_other_and_resume_finishes_it(cluster, run, undisturbed, tmp_path):

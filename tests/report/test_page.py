@@ -205,14 +205,28 @@ def test_the_filter_works_in_a_browser(html, tmp_path):
     assert all(split == "2" and "right1" in verdict.split() for split, verdict in easy_right)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_no_part_of_the_page_is_wider_than_a_phone(html, tmp_path):
+    """In a frame, since a window of the browser cannot be as narrow. Tables scroll within themselves."""
+    frame = f"""<iframe src="{html.as_uri()}" style="width: 390px; height: 800px; border: 0"></iframe><script>
+      const [frame] = document.getElementsByTagName("iframe");
+      frame.onload = () => {{ document.title = `wide: ${{frame.contentDocument.documentElement.scrollWidth}}`; }};
+    </script>"""
+    outer = tmp_path / "outer.html"
+    outer.write_text(frame)
+    (wide,) = re.findall("<title>wide: (\\d+)</title>", dom(outer, tmp_path, "--allow-file-access-from-files"))
+    assert int(wide) <= 390
+
+
 def shown(text: str, pattern: str) -> list[tuple[str, ...]]:
     """The data of the cards that are not hidden."""
     return re.findall(f"<li {pattern}>", text)
 
 
-def dom(path, tmp_path) -> str:
+def dom(path, tmp_path, *more) -> str:
     """The document after its scripts ran."""
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     flags += f" --disable-component-update --disable-sync --dump-dom --user-data-dir={tmp_path / 'profile'}"
-    command = [CHROMIUM, *flags.split(), path.as_uri()]
+    command = [CHROMIUM, *flags.split(), *more, path.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
