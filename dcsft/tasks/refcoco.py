@@ -182,16 +182,9 @@ class RefCOCO(Task):
         candidates = _one_a_picture(train, seed)
         of_train = "all pictures of UNC's train, one expression each"
         self._counts = _counts("train", "refcoco", len(candidates), 0, expected["train"], "pictures", of_train)
-        tests = {"id": (val, "coco", "refcoco", "all of UNC's val")}
-        for split in self._ood:
-            read, root, rule = _OOD[split]
-            tests[split] = (read(f"task.annotations.{split}", annotations[split]), root, split, rule)
-        self._origins = dict.fromkeys(("cold_start", "train"), f"{annotations['refcoco']} on {images['coco']}")
-        for split, (_, root, source, _) in tests.items():
-            self._origins[split] = f"{annotations[source]} on {images[root]}"
-        roots = {key: _Root(key, images[key]) for key in dict.fromkeys(root for _, root, _, _ in tests.values())}
-
-        pool = self._usable("train", candidates, roots["coco"], num_train + num_cold_start)
+        self._origins = dict.fromkeys(("cold_start", "train", "id"), f"{annotations['refcoco']} on {images['coco']}")
+        coco = _Root("coco", images["coco"])
+        pool = self._usable("train", candidates, coco, num_train + num_cold_start)
         if len(pool) < num_train + num_cold_start:
             raise ValueError(
                 f"task.num_train and task.num_cold_start must be at most {len(pool)} pictures together, "
@@ -199,10 +192,21 @@ class RefCOCO(Task):
             )
         self._examples = {"cold_start": [replace(example, split="cold_start") for example in pool[:num_cold_start]]}
         self._examples["train"] = pool[num_cold_start:]
-        for split, (rows, root, source, rule) in tests.items():
-            found = self._examples[split] = self._usable(split, rows, roots[root], None)
-            dropped = len(rows) - len(found)
-            self._counts += _counts(split, source, len(found), dropped, expected[split], "expressions", rule)
+        with self._or_missing("id"):
+            self._add("id", val, coco, "refcoco", expected["id"], "all of UNC's val")
+        for split in self._ood:
+            read, key, rule = _OOD[split]
+            with self._or_missing(split):
+                rows = read(f"task.annotations.{split}", annotations[split])
+                self._add(split, rows, _Root(key, images[key]), split, expected[split], rule)
+                self._origins[split] = f"{annotations[split]} on {images[key]}"
+
+    def _add(
+        self, split: str, rows: Sequence[Expression], root: _Root, source: str, expected: int | None, rule: str
+    ) -> None:
+        """A test set, with its count."""
+        found = self._examples[split] = self._usable(split, rows, root, None)
+        self._counts += _counts(split, source, len(found), len(rows) - len(found), expected, "expressions", rule)
 
     def _usable(self, split: str, rows: Iterable[Expression], root: _Root, count: int | None) -> list[Example]:
         """The examples of the first `count` rows that can be asked and judged; the others are counted as dropped."""
@@ -288,6 +292,8 @@ class RefCOCO(Task):
         return {"split": split, "rows": hashlib.sha256(json.dumps(rows).encode()).hexdigest(), **taught}
 
     def examples(self, split: str) -> Sequence[Example]:
+        if split in self.missing:
+            raise ValueError(self.missing[split])
         if split not in self._examples:
             known = ", ".join(self._examples)
             raise ValueError(f"split must be one of {known}, got {split!r}; task.ood names the OOD sets")

@@ -211,6 +211,19 @@ def test_boxes_without_a_part_in_their_picture_are_dropped_from_a_test_set_with_
     refused(build_task, world, said, option, f"task.expected.lisa={number}")
 
 
+def test_a_missing_test_set_does_not_hide_the_others(world, build_task, monkeypatch):
+    (world.root / "vlm_r1/lisa_test.json").unlink()
+    words = ["task=refcoco", *world.overrides]
+    with pytest.raises(ValueError, match="lisa"):
+        build_task(words)
+    monkeypatch.setattr("dcsft.stages.plan.require_counts", lambda task: None)  # as stage=check does
+    task = build_task(words)
+    assert set(task.missing) == {"lisa"}
+    assert all(task.examples(split) for split in ("train", "id", "ref_l4"))
+    with pytest.raises(ValueError, match=re.escape(task.missing["lisa"])):
+        task.examples("lisa")
+
+
 def test_a_box_outside_its_picture(world, build_task):
     rows = json.loads((world.root / "vlm_r1/lisa_test.json").read_text())
     rows[2]["solution"] = [0, 0, 500, 20]
