@@ -74,7 +74,7 @@ def total_time(cells: Sequence[Cell]) -> Figure | None:
         named = [f"{arm} {ratio[arm]:.2f} times" for arm in ("SFT-M", "SFT-EM") if arm in ratio.index]
         caption += f" Against GRPO: {', '.join(named)} as fast." if named else ""
         printed = in_paper("speedup", cells)
-        caption += f" Paper: {printed['arm']} {printed['times']} times." if printed is not None else ""
+        caption += f" Paper: {printed['arm']} {printed['times']} times{printed.get('note', '')}." if printed else ""
     return Figure("time", "Time of each arm, from start to end", caption, (panel,))
 
 
