@@ -194,8 +194,12 @@ def test_a_job_over_its_time_limit_goes_on_in_another_turn_and_a_cancelled_one_s
     more = ("launcher=slurm", "launcher.time=2", "launcher.warning_s=60", "launcher.max_requeues=20")
     assert run("train.py", *SWEEP, *SMALL, f"outputs={tmp_path}", "arm=sft", *more, "train.steps=3000").returncode == 0
     log = next((tmp_path / "jobs").glob("icons-*")) / "log.txt"
-    until(cluster, lambda: log.exists() and "turn 2" in log.read_text() and steps(tmp_path) > 0)
-    assert "warned: all is saved" in log.read_text()
+    until(cluster, lambda: log.exists() and "warned: all is saved" in log.read_text())
+    saved = steps(tmp_path)
+    until(cluster, lambda: "turn 2" in log.read_text() and steps(tmp_path) > saved > 0)
+    (metrics,) = tmp_path.glob("store/train/*.partial/metrics.jsonl")
+    told = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert told == list(range(1, len(told) + 1)), "no step is lost, none is done twice"
     (job,) = cluster.ids("sft-s0", "R")
     cluster("scancel", job)
     until(cluster, lambda: not cluster("squeue", "-h").strip())
