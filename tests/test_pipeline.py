@@ -211,7 +211,8 @@ def test_labels_do_not_depend_on_the_batch_size(undisturbed, tmp_path):
 def test_bad_input_gets_one_line_a_non_zero_exit_and_leaves_nothing_behind(tmp_path, overrides, said):
     if overrides == ["trainer=gpu"] and os.path.exists("/dev/nvidia0"):
         pytest.skip("there is a GPU")
-    arguments = [sys.executable, "train.py", f"outputs={tmp_path}", *overrides]
+    sizes = SMALL[:3] if "task" not in overrides[0] else ()  # of icons alone
+    arguments = [sys.executable, "train.py", f"outputs={tmp_path}", *sizes, *overrides]
     finished = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert finished.returncode != 0
     assert said in finished.stderr

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from slurm_cluster import missing
 
 from dcsft.config import CONF
 from dcsft.launch.status import Sweep
@@ -88,6 +89,7 @@ def test_a_warned_job_goes_on_where_it_was_and_a_killed_one_is_finished_by_resum
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+@pytest.mark.skipif(not missing(), reason="test_slurm.py sees the same, and more")
 def test_ranks_that_compute_together_are_warned_together(tmp_path):
     """At the end of the same batch; without a checkpoint of its own accord, so that all is lost if they are not."""
     ranks = ("trainer=multi_gpu", "trainer.device=cpu", "trainer.num_devices=2", "trainer.checkpoint_every=100000")

@@ -221,7 +221,7 @@ def test_two_ranks_in_one_job_are_preempted_and_requeued_and_end_as_if_undisturb
     assert finished.returncode == 0, finished.stdout + finished.stderr
     submitted = run("train.py", *SWEEP, *SMALL, *ranks, f"outputs={outputs}", "launcher=slurm", "launcher.cpus=2")
     assert submitted.returncode == 0, submitted.stderr
-    log = next((outputs / "jobs").glob("icons-*")) / "log.txt"
+    log = next((outputs / "jobs").glob("train-*")) / "log.txt"
     until(cluster, lambda: steps(outputs) > 10)
     cluster("sbatch", "-p", "urgent", "-c", "4", "--wrap", "sleep 2")
     until(cluster, lambda: "turn 2" in log.read_text())
@@ -229,7 +229,7 @@ def test_two_ranks_in_one_job_are_preempted_and_requeued_and_end_as_if_undisturb
     before = steps(outputs)
     assert before > 10, "the first turn's steps are kept"
     until(cluster, lambda: steps(outputs) > before + 3)
-    (job,), (partial,) = cluster.ids("sft-s0", "R"), (outputs / "store" / "train").glob("*.partial")
+    (job,), (partial,) = cluster.ids("train-", "R"), (outputs / "store" / "train").glob("*.partial")
     cluster("scancel", "--signal=TERM", job)  # save and go on
     until(cluster, lambda: torch.load(partial / CHECKPOINT, weights_only=True)["global_step"] > before)
     saved = steps(outputs)
