@@ -103,7 +103,6 @@ def compute(job: Job, task: Task, console: Console, ranks: Ranks, on_step: OnSte
     )
     place = (trainer.device, cfg.model.attention)
     if stage == "foundation":
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
         foundation.run(folder, cfg.model.world, foundation_recipe(cfg), runtime)
         return
     if stage == "cold_start":
