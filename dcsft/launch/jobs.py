@@ -80,7 +80,7 @@ class Job:
             outcomes=tuple(map(Path, record["outcomes"])),
             run=Path(record["run"]),
             num_gpus=record["num_gpus"],
-            num_nodes=record["num_nodes"],
+            num_nodes=record.get("num_nodes", 1),  # not in records of before there could be several
         )
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from dcsft.artefacts import locked, write_json
 from dcsft.launch.jobs import Job
 from dcsft.launch.scheduler import Queued, Scheduler, is_live, last_line
-from dcsft.launch.submit import SUBMISSION, scheduler_of
+from dcsft.launch.submit import SUBMISSION, late_reports, scheduler_of
 from dcsft.stages.progress import FILE
 
 _COLOURS = {
@@ -156,9 +156,10 @@ class Sweep:
         """
         with self._changing(cancelled=False) as queue:
             again = [job for job in self.jobs if not job.done and not is_live(job.folder, queue)]
-            late = [job for job in self.jobs if again and not job.stages and is_live(job.folder, queue)]
-            if again:
+            late = late_reports(self.jobs, again, queue)
+            if late:
                 self.scheduler.cancel(late)
+            if again:
                 self.scheduler.submit([*again, *late])
         return len(again) + len(late)
 

@@ -102,7 +102,7 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
         _keep_apart(outputs / "sweeps" / f"{sweep}.json", last, queue)
         live = {job.name for job in jobs if is_live(job.folder, queue)}
         missing = [job for job in jobs if job.stages and not job.done and job.name not in live]
-        late = [job for job in jobs if not job.stages and missing and job.name in live]  # waits for less than all now
+        late = late_reports(jobs, missing, queue)
         missing += [job for job in jobs if not job.stages and (job in late or _due(job, jobs, live))]
         live -= {job.name for job in late}
         if missing:
@@ -119,7 +119,8 @@ def submit(cells: Sequence[DictConfig], commands: Sequence[str], description: st
         (outputs / "sweeps").mkdir(exist_ok=True)
         write_json(outputs / "sweeps" / f"{sweep}.json", record)
         if missing:
-            scheduler.cancel(late)
+            if late:
+                scheduler.cancel(late)
             scheduler.submit(missing)
     done = sum(job.done for job in jobs if job not in missing)
     queued = sum(job.stages != () for job in missing)
@@ -143,6 +144,11 @@ def _keep_apart(path: Path, cells: Sequence[str], queue: Mapping[Path, Queued]) 
             f"sweep must be a new name while other cells are queued or running under it, got {path.stem!r} with "
             f"{live} of them; add sweep=NAME, or end them: python status.py {path.stem} --cancel"
         )
+
+
+def late_reports(jobs: Sequence[Job], missing: Sequence[Job], queue: Mapping[Path, Queued]) -> list[Job]:
+    """Reports that are queued already, and so wait for less than they must once `missing` are queued as well."""
+    return [job for job in jobs if missing and not job.stages and is_live(job.folder, queue)]
 
 
 def _due(report: Job, jobs: Sequence[Job], live: set[str]) -> bool:
