@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from stores import begun
 
 from dcsft.config import CONF
 
@@ -50,13 +50,6 @@ def payload(outputs: Path) -> dict[str, pd.DataFrame]:
     tables = {str(path.relative_to(store)): pd.read_parquet(path) for path in store.glob("*/*/*.parquet")}
     lines = {path.relative_to(store): path for path in store.glob("*/*/*.jsonl")}
     return tables | {str(name): pd.read_json(path, lines=True) for name, path in lines.items()}
-
-
-def begun(outputs: Path, whole: Path, *stages: str) -> Path:
-    """`outputs`, with `stages` as they are in the store of `whole`."""
-    for stage in stages:
-        shutil.copytree(whole / "store" / stage, outputs / "store" / stage)
-    return outputs
 
 
 @pytest.fixture(scope="module")

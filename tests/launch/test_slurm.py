@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from slurm_cluster import Cluster, missing
+from stores import begun
 
 from dcsft.config import CONF
 from dcsft.stages.fitting import CHECKPOINT
@@ -213,10 +214,7 @@ def test_a_job_over_its_time_limit_goes_on_in_another_turn_and_a_cancelled_one_s
 def test_two_ranks_in_one_job_are_preempted_and_requeued_and_end_as_if_undisturbed(cluster, run, undisturbed, tmp_path):
     """SLURM sends USR2 and TERM to every process of the job, ranks and torchrun too; they save once, together."""
     ranks = ("trainer=multi_gpu", "trainer.device=cpu", "trainer.num_devices=2", "arm=sft", "stage=train")
-    alone, outputs = tmp_path / "alone", tmp_path / "outputs"
-    for begun in (alone, outputs):
-        for stage in ("cold_start", "label"):
-            shutil.copytree(undisturbed / "store" / stage, begun / "store" / stage)
+    alone, outputs = (begun(tmp_path / name, undisturbed, "cold_start", "label") for name in ("alone", "outputs"))
     finished = run("train.py", *SWEEP, *SMALL, *ranks, f"outputs={alone}")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     submitted = run("train.py", *SWEEP, *SMALL, *ranks, f"outputs={outputs}", "launcher=slurm", "launcher.cpus=2")

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from stores import begun
 from test_conf import _keys, composed
 
 from dcsft.artefacts import write_json
@@ -69,10 +69,7 @@ def labelled(tmp_path_factory):
     alone = tmp_path_factory.mktemp("alone")
     finished = run(alone)
     assert finished.returncode == 0, finished.stderr
-    copy = tmp_path_factory.mktemp("several") / "outputs"
-    for stage in ("cold_start", "label"):
-        shutil.copytree(alone / "store" / stage, copy / "store" / stage)
-    return alone, copy
+    return alone, begun(tmp_path_factory.mktemp("several") / "outputs", alone, "cold_start", "label")
 
 
 @pytest.mark.slow

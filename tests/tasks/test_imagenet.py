@@ -480,26 +480,27 @@ def test_a_picture_that_cannot_be_decoded_says_which(world: Path, tmp_path: Path
 # --- a run ------------------------------------------------------------------------------------------------------
 
 
+def train(*words: str) -> str:
+    """What a run prints that ends well."""
+    command = [sys.executable, "train.py", *words]
+    finished = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
 @pytest.mark.slow
 def test_a_run_on_the_releases_rows_and_labels(world: Path, tmp_path: Path) -> None:
     counts = write_release(tmp_path / "release", world)
-    finished = subprocess.run(
-        [
-            *(sys.executable, "train.py", "task=imagenet", "label=release", "subset=medium", "stage=evaluate"),
-            *("model=tiny", "trainer=cpu", "label.of_model=qwen2_5_vl_3b", "train.steps=2", "cold_start.steps=1"),
-            *(f"task.root={world}", f"task.release={tmp_path / 'release'}", f"outputs={tmp_path / 'outputs'}"),
-            *(f"task.{name}={value}" for name, value in SIZES.items()),
-            *("cold_start.epochs=null", "max_new_tokens=2", "train.class_metrics_every=0"),
-            f"label.counts.qwen2_5_vl_3b={counts['qwen2_5_vl_3b']}",
-        ],
-        cwd=CONF.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    said = train(
+        *("task=imagenet", "label=release", "subset=medium", "stage=evaluate"),
+        *("model=tiny", "trainer=cpu", "label.of_model=qwen2_5_vl_3b", "train.steps=2", "cold_start.steps=1"),
+        *(f"task.root={world}", f"task.release={tmp_path / 'release'}", f"outputs={tmp_path / 'outputs'}"),
+        *(f"task.{name}={value}" for name, value in SIZES.items()),
+        *("cold_start.epochs=null", "max_new_tokens=2", "train.class_metrics_every=0"),
+        f"label.counts.qwen2_5_vl_3b={counts['qwen2_5_vl_3b']}",
     )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "train on 50 rows: 0 easy, 50 medium, 0 hard" in finished.stdout
-    assert "imagenet_r" in finished.stdout.lower().replace("-", "_").replace(" ", "_")
+    assert "train on 50 rows: 0 easy, 50 medium, 0 hard" in said
+    assert "imagenet_r" in said.lower().replace("-", "_").replace(" ", "_")
     (scores,) = (tmp_path / "outputs").glob("store/evaluate/*/scores.parquet")
     assert pd.read_parquet(scores).groupby("split").size().to_dict() == {"id": 100, "imagenet_r": 68, "imagenet_a": 87}
     assert not list((tmp_path / "outputs").glob("store/label/*/rollouts.parquet"))
@@ -524,15 +525,7 @@ def test_a_run_on_sampled_labels_from_the_hubs_training_set_and_a_flat_validatio
     with initialize_config_dir(str(CONF), version_base="1.3"):
         check.run(compose("config", [*words, "stage=check"]), Console(quiet=True))
     assert (tmp_path / "outputs" / "check" / "imagenet.png").exists()
-    finished = subprocess.run(
-        [sys.executable, "train.py", *words, "stage=evaluate"],
-        cwd=CONF.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "train on 8 rows" in finished.stdout
+    assert "train on 8 rows" in train(*words, "stage=evaluate")
     store = tmp_path / "outputs" / "store"
     (labels,), (scores,) = store.glob("label/*/labels.parquet"), store.glob("evaluate/*/scores.parquet")
     assert list(pd.read_parquet(labels)["num_samples"]) == [2] * 8
